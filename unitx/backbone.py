@@ -1,0 +1,166 @@
+"""The processor: blocks of attention (tokens exchange messages) and MLP (every token computes by itself).
+
+Each stands on a branch of the residual stream. For new models the last projection of each branch starts at zero, so a
+new backbone is the identity and learns a short program first.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unitx.attention import Cache, attention, attention_weights
+from unitx.config import BackboneConfig
+from unitx.tokens import Layout, Tokens
+
+Record = dict[str, Tensor | list[Tensor]]
+
+
+class Linear(nn.Linear):
+    """A linear map that follows the dtype of its input: weights stay float32, and are cast once a step."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
+
+
+class RMSNorm(nn.Module):
+    """Root mean square normalisation (Zhang and Sennrich 2019) with a learned gain."""
+
+    def __init__(self, dim: int, eps: float = 1e-6):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.eps)
+
+
+def rotary_table(positions: Tensor, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (N, 1, head_dim) of rotary positions (Su et al. 2021) over three axes.
+
+    Frequency i turns with axis i mod 3 (interleaved M-RoPE, as in Qwen3-VL): every axis gets fast and slow ones. A
+    token at (t, t, t) is turned exactly as by one-dimensional rotary at t.
+    """
+    frequency = torch.arange(head_dim // 2, device=positions.device)
+    speed = base ** (-frequency.float() * 2 / head_dim)
+    angle = positions.float()[:, frequency % 3] * speed
+    angle = torch.cat([angle, angle], dim=-1)[:, None]
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn x (N, heads, d): the pair (i, i + d/2) by its angle."""
+    cos, sin = (t.to(x.dtype) for t in table)
+    left, right = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-right, left], dim=-1) * sin
+
+
+class Attention(nn.Module):
+    """Message passing between the tokens of a sequence."""
+
+    def __init__(self, config: BackboneConfig):
+        super().__init__()
+        kv = config.kv_heads or config.heads
+        self.heads = (config.heads, kv, kv)
+        self.head_dim = config.head_dim
+        self.window = config.window
+        self.qkv = Linear(config.dim, sum(self.heads) * self.head_dim, bias=False)
+        self.q_norm, self.k_norm = RMSNorm(self.head_dim), RMSNorm(self.head_dim)
+        self.out = Linear(config.dim, config.dim, bias=False)
+
+    def forward(
+        self,
+        x: Tensor,
+        layout: Layout,
+        table: tuple[Tensor, Tensor],
+        cache: Cache | None = None,
+        layer: int = 0,
+        record: Record | None = None,
+    ) -> Tensor:
+        q, k, v = self.qkv(x).view(len(x), -1, self.head_dim).split(self.heads, dim=1)
+        q, k = rotate(self.q_norm(q), table), rotate(self.k_norm(k), table)
+        if record is not None:
+            record[f"block{layer}.weights"] = attention_weights(q, k, layout, self.window)
+        if cache is None:
+            y = attention(q, k, v, layout, self.window)
+        else:
+            y = cache.attend(layer, q, k, v, layout, self.window)
+        return self.out(y.flatten(1))
+
+
+class MLP(nn.Module):
+    """What every token computes by itself."""
+
+    def __init__(self, config: BackboneConfig):
+        super().__init__()
+        hidden = int(config.mlp_ratio * config.dim)
+        self.up = Linear(config.dim, hidden)
+        self.down = Linear(hidden, config.dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x)))
+
+
+class Block(nn.Module):
+    """Attention and MLP, each behind its norm on a branch of the residual stream (pre-norm, Xiong et al. 2020)."""
+
+    def __init__(self, config: BackboneConfig):
+        super().__init__()
+        self.attn_norm, self.attn = RMSNorm(config.dim), Attention(config)
+        self.mlp_norm, self.mlp = RMSNorm(config.dim), MLP(config)
+
+
+class Backbone(nn.Module):
+    """Blocks over `Tokens`; works alone, without a `Model`.
+
+    `forward` returns tokens of the same shape. Given a dictionary as `record`, it also writes what happened inside,
+    under stable names: `embed`, `block3.attn` and `block3.mlp` (the residual stream after each branch, (N, dim) in
+    packed order), `final`, and with `weights=True` `block3.weights` (a (heads, n, n) tensor for each sequence).
+    """
+
+    def __init__(self, config: BackboneConfig):
+        super().__init__()
+        self.config = config
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm = RMSNorm(config.dim)
+        self.apply(_init_linear)
+        for block in self.blocks:
+            for last in (block.attn.out, block.mlp.down):
+                nn.init.zeros_(last.weight)
+
+    def forward(
+        self, tokens: Tokens, cache: Cache | None = None, record: Record | None = None, weights: bool = False
+    ) -> Tokens:
+        x, layout = tokens.vectors, tokens.layout
+        table = rotary_table(layout.positions, self.config.head_dim, self.config.rotary_base)
+        inside = record if weights else None
+        _note(record, "embed", x)
+        for i, block in enumerate(self.blocks):
+            x = x + block.attn(block.attn_norm(x), layout, table, cache, i, inside)
+            _note(record, f"block{i}.attn", x)
+            x = x + block.mlp(block.mlp_norm(x))
+            _note(record, f"block{i}.mlp", x)
+        if cache is not None:
+            cache.advance(layout)
+        x = self.norm(x)
+        _note(record, "final", x)
+        return tokens.with_vectors(x)
+
+    def new_cache(self, batch: int, room: int, like: Tensor) -> Cache:
+        """An empty cache for `batch` sequences of at most `room` tokens, of `like`'s dtype and device."""
+        c = self.config
+        return Cache(c.depth, batch, c.kv_heads or c.heads, room, c.head_dim, like)
+
+
+def _init_linear(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=module.in_features**-0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def _note(record: Record | None, name: str, x: Tensor) -> None:
+    if record is not None:
+        record[name] = x

@@ -1,0 +1,131 @@
+"""Names for tokenizers and tasks, so that a model's folder records names and never code.
+
+The modules that ship are imported when their name is asked for; a user's own file is imported by `import_plugin`
+(the flag `--import`), and an installed package may offer one through the entry point group of the registry.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import pkgutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from unitx.errors import UnitxError
+
+
+class Registry:
+    """A table from names to classes, filled by a decorator."""
+
+    def __init__(self, what: str, package: str):
+        self.what = what
+        self.package = package
+        self._classes: dict[str, type] = {}
+
+    def register(self, name: str) -> Callable[[type], type]:
+        """Decorator that records a class under `name`.
+
+        Raises:
+            UnitxError: the name is taken by a class of another file; both files are named.
+        """
+
+        def decorate(cls: type) -> type:
+            taken = self._classes.get(name) or (self._load(name) if not self._is_own(cls) else None)
+            if taken is not None and _file(taken) != _file(cls):
+                raise UnitxError(
+                    f"the {self.what} name '{name}' is registered twice: by {_file(taken)} and by {_file(cls)}; "
+                    "give yours another name"
+                )
+            self._classes[name] = cls
+            return cls
+
+        return decorate
+
+    def get(self, name: str, file: str | None = None) -> type:
+        """The class registered as `name`; `file` is where a saved model says that it came from.
+
+        Raises:
+            UnitxError: nobody registered the name; says which names there are or which file to import.
+        """
+        found = self._classes.get(name) or self._load(name)
+        if found is None:
+            if file:
+                raise UnitxError(
+                    f"the {self.what} '{name}' lives in {file}, which was not imported: "
+                    f"pass --import {file}, or call unitx.import_plugin({file!r}) first"
+                )
+            raise UnitxError(f"there is no {self.what} called '{name}'; there are: {', '.join(self.names())}")
+        return found
+
+    def names(self) -> list[str]:
+        """All names known so far: those that ship, those of installed packages and those of imported plugins."""
+        shipped = {module.name for module in pkgutil.iter_modules(importlib.import_module(self.package).__path__)}
+        installed = {point.name for point in importlib.metadata.entry_points(group=self.package)}
+        return sorted(shipped | installed | set(self._classes))
+
+    def file_of(self, name: str) -> str | None:
+        """The file to import before `name` is known; None for what ships with unitx."""
+        cls = self.get(name)
+        return None if self._is_own(cls) else Path(_file(cls)).name
+
+    def _is_own(self, cls: type) -> bool:
+        return cls.__module__.startswith(self.package + ".")
+
+    def _load(self, name: str) -> type | None:
+        if importlib.util.find_spec(self.package) and name.isidentifier():
+            module = f"{self.package}.{name}"
+            if importlib.util.find_spec(module):
+                importlib.import_module(module)
+        for point in importlib.metadata.entry_points(group=self.package, name=name):
+            if name not in self._classes:
+                point.load()
+        return self._classes.get(name)
+
+
+def _file(cls: type) -> str:
+    try:
+        return inspect.getfile(cls)
+    except (OSError, TypeError):
+        return f"<{cls.__module__}>"
+
+
+TOKENIZERS = Registry("modality", "unitx.tokenizers")
+TASKS = Registry("task", "unitx.tasks")
+
+register_tokenizer = TOKENIZERS.register
+register_task = TASKS.register
+
+
+def import_plugin(path: str | Path) -> None:
+    """Import a user's own Python file (or an importable module name), once, so that what it registers is known.
+
+    Raises:
+        UnitxError: the file is missing, or fails when imported.
+    """
+    path = str(path)
+    if not path.endswith(".py"):
+        importlib.import_module(path)
+        return
+    file = Path(path).expanduser().resolve()
+    if not file.is_file():
+        raise UnitxError(f"--import {path}: there is no such file")
+    # Two files of the same name in different folders are two modules; the same file is imported once.
+    name = f"unitx_plugin_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except UnitxError:
+        del sys.modules[name]
+        raise
+    except Exception as error:
+        del sys.modules[name]
+        raise UnitxError(f"--import {path}: {type(error).__name__}: {error}") from error

@@ -1,0 +1,136 @@
+"""What a task is made of: a head on the backbone's output, a loss, and answers a person can use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from unitx.errors import UnitxError
+from unitx.tokens import Example, Targets, Tokens
+
+if TYPE_CHECKING:
+    from unitx.data import Source
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """All that a task knows besides its weights; kept in the model's config.json and sent to the loader's workers.
+
+    Attributes:
+        name: the task's name in its model, unique there.
+        kind: the name it is registered under.
+        reads: column → modality, in the order in which the columns stand in a sequence.
+        label: the column that holds the answer, if the task has one.
+        labels: the names of the classes or concepts, in the order of the head's outputs.
+        weight: of its loss in the sum over tasks, and of its share in a batch.
+        options: the task's own options, by name.
+        facts: what was learned from the training data besides the labels (class counts, say).
+    """
+
+    name: str
+    kind: str
+    reads: dict[str, str]
+    label: str | None = None
+    labels: list[str] = field(default_factory=list)
+    weight: float = 1.0
+    options: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def parts(self, row: dict[str, Any]) -> list[tuple[str, Any]]:
+        """The (modality, item) pairs of a row, in order; a list in a cell gives several, an empty cell none."""
+        found = []
+        for column, modality in self.reads.items():
+            cell = row.get(column)
+            cells = cell if isinstance(cell, list) else [cell]
+            found += [(modality, item) for item in cells if item is not None]
+        return found
+
+
+class TaskLoss(NamedTuple):
+    """A loss as a sum, so that it is exact over micro-batches and processes.
+
+    Attributes:
+        sum: () the summed loss, with gradient.
+        count: () what to divide by.
+        metrics: name → () sums over the same count, for the progress line.
+    """
+
+    sum: Tensor
+    count: Tensor
+    metrics: dict[str, Tensor]
+
+
+class Answer(NamedTuple):
+    """One answer to one item."""
+
+    label: str
+    score: float
+
+
+class Task(nn.Module):
+    """A program for the backbone. A new one subclasses this and says `@register_task("name")`.
+
+    The static methods run in the loader's workers and see no weights.
+
+    Attributes:
+        Options: a dataclass of the task's own options.
+        headline: the score that decides which checkpoint is best; higher is better, unless it is in `lower_is_better`.
+    """
+
+    @dataclass(frozen=True)
+    class Options:
+        """No options."""
+
+    headline: ClassVar[str] = "accuracy"
+    lower_is_better: ClassVar[bool] = False
+
+    def __init__(self, dim: int, info: TaskInfo, modalities: list[str]):
+        super().__init__()
+        self.info = info
+        self.options = self.parse_options(info)
+
+    @classmethod
+    def parse_options(cls, info: TaskInfo) -> Any:
+        """`info.options` as `Options`.
+
+        Raises:
+            UnitxError: an option that the task does not have; says which it has.
+        """
+        known = {f.name for f in fields(cls.Options)}
+        for name in info.options:
+            if name not in known:
+                has = ", ".join(sorted(known)) or "none"
+                raise UnitxError(f"task '{info.name}' ({info.kind}) has no option '{name}'; it has: {has}")
+        return cls.Options(**info.options)
+
+    @classmethod
+    def fit(cls, info: TaskInfo, source: Source) -> TaskInfo:
+        """Learn from the training data what the head needs to know: class names, counts."""
+        return info
+
+    @classmethod
+    def examples(cls, info: TaskInfo, row: dict[str, Any]) -> list[Example]:
+        """The sequences to train on or evaluate that one row of data gives."""
+        return [Example(info.parts(row))]
+
+    @classmethod
+    def collate(cls, info: TaskInfo, targets: list[Any]) -> Any:
+        """Stack the targets of a batch's examples into a tensor, or a dictionary of tensors."""
+        return torch.as_tensor(targets)
+
+    def loss(self, tokens: Tokens, targets: Targets) -> TaskLoss:
+        """The training loss over the task's sequences; a task without any in this batch gets zero rows."""
+        raise NotImplementedError
+
+    def outputs(self, tokens: Tokens, targets: Targets) -> Tensor:
+        """(n, …) what `score` and `answer` work on, a row for each of the task's sequences."""
+        raise NotImplementedError
+
+    def score(self, outputs: Tensor, targets: Any) -> dict[str, float]:
+        """Metrics over a whole evaluation set, from `outputs` and the collated targets of all its sequences."""
+        raise NotImplementedError
+
+

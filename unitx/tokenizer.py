@@ -1,0 +1,77 @@
+"""What a modality is made of: a `Processor` (data, in the workers) and a `Tokenizer` (learned, in the model)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor, nn
+
+from unitx.tokens import Pieces
+
+
+@dataclass(frozen=True)
+class Processor:
+    """The data half of a tokenizer: turns one raw item into `Pieces`. Frozen, picklable, without parameters.
+
+    An item passes four steps, so that augmentation can stand between them and long items can be cut in two ways:
+    `read` (decode), `features` (numbers), then `cut` (one piece sequence of at most `max_tokens`, for training) or
+    `windows` (all of a long item, for embedding and predicting).
+    """
+
+    max_tokens: int = 256
+
+    def read(self, item: Any) -> Any:
+        """Decode what the user gave: a path, bytes, or an object in memory.
+
+        Raises:
+            BadItem: it cannot be read; the message names the item and the remedy.
+        """
+        raise NotImplementedError
+
+    def features(self, raw: Any) -> Any:
+        """The numbers that pieces are cut from: ids, pixels, a spectrogram."""
+        raise NotImplementedError
+
+    def cut(self, features: Any, rng: np.random.Generator | None = None) -> Pieces:
+        """At most `max_tokens` of it: a part chosen by `rng` where it is longer, the beginning without `rng`."""
+        raise NotImplementedError
+
+    def windows(self, features: Any) -> list[Pieces]:
+        """All of it, in as many windows as needed; one where it fits. Not overlapping, none empty."""
+        return [self.cut(features)]
+
+    def prepare(self, item: Any, rng: np.random.Generator | None = None) -> Pieces:
+        """`read`, `features` and `cut` in one."""
+        return self.cut(self.features(self.read(item)), rng)
+
+
+class Tokenizer(nn.Module):
+    """The learned half: embeds pieces as vectors of the backbone's width.
+
+    A new modality is a `Processor`, a `Tokenizer` and one `@register_tokenizer("name")`. Everything that happens before
+    the first block is the tokenizer's: embedding, class and register tokens, learned positions, norms.
+
+    Attributes:
+        processor: its data half.
+        Processor: the class of its data half; its fields are the modality's options in a recipe.
+    """
+
+    Processor: ClassVar[type[Processor]]
+
+    def __init__(self, processor: Processor, dim: int):
+        super().__init__()
+        self.processor = processor
+        self.dim = dim
+
+    def forward(self, values: Tensor, counts: list[int]) -> Tensor:
+        """Embed the pieces of many items laid end to end.
+
+        Args:
+            values: (sum of counts,) ids or (sum of counts, features); may have zero rows.
+            counts: pieces of each item.
+
+        Returns: (tokens, dim): for each item as many rows as its `Pieces.positions` has.
+        """
+        raise NotImplementedError
