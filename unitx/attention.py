@@ -159,7 +159,7 @@ def _prefix_parts(layout: Layout) -> dict:
 class Cache:
     """Keys and values of B growing sequences, preallocated: (B, kv_heads, room, d) for each layer.
 
-    The prompts are prefilled at once as a ragged batch, then every sequence grows by one token a step.
+    The prompts are prefilled at once as a ragged batch; what comes later, one token a step or several, looks back.
 
     Args:
         batch: B. room: the most tokens that a sequence may reach.
@@ -171,7 +171,7 @@ class Cache:
         self.lengths = torch.zeros(batch, dtype=torch.long, device=like.device)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, layout: Layout, window: int | None) -> Tensor:
-        """Store what the new tokens hold and tell, and attend: prompts within themselves, single tokens to the past."""
+        """Store what the new tokens hold and tell, and attend: prompts within themselves, later tokens to the past."""
         order = torch.tensor(layout.order, device=q.device)
         row = order[layout.segments]
         place = self.lengths[row] + layout.within
@@ -179,13 +179,12 @@ class Cache:
         self.values[layer, row, :, place] = v
         if not self.lengths.any():
             return attention(q, k, v, layout, window)
-        return self._attend_past(layer, q, row, window)
+        return self._attend_past(layer, q, row, place, window)
 
-    def _attend_past(self, layer: int, q: Tensor, row: Tensor, window: int | None) -> Tensor:
-        longest = int(self.lengths.max()) + 1
+    def _attend_past(self, layer: int, q: Tensor, row: Tensor, place: Tensor, window: int | None) -> Tensor:
+        longest = int(place.max()) + 1
         j = torch.arange(longest, device=q.device)
-        i = self.lengths[row][:, None]
-        mask = visible(i, j[None, :], 0, window)[:, None, None, :]
+        mask = visible(place[:, None], j, 0, window)[:, None, None, :]
         keys, values = (x[layer, row, :, :longest] for x in (self.keys, self.values))
         return _sdpa(q[:, :, None], keys, values, mask=mask)[:, :, 0]
 

@@ -13,7 +13,8 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from unitx.errors import UnitxError
@@ -31,12 +32,12 @@ class Registry:
         """Decorator that records a class under `name`.
 
         Raises:
-            UnitxError: the name is taken by a class of another file; both files are named.
+            UnitxError: the name is taken by another class; the files of both are named.
         """
 
         def decorate(cls: type) -> type:
-            taken = self._classes.get(name) or (self._load(name) if not self._is_own(cls) else None)
-            if taken is not None and _file(taken) != _file(cls):
+            taken = self._classes.get(name) or (self._load_shipped(name) if not self._is_own(cls) else None)
+            if taken is not None and (_file(taken), taken.__qualname__) != (_file(cls), cls.__qualname__):
                 raise UnitxError(
                     f"the {self.what} name '{name}' is registered twice: by {_file(taken)} and by {_file(cls)}; "
                     "give yours another name"
@@ -77,13 +78,17 @@ class Registry:
         return cls.__module__.startswith(self.package + ".")
 
     def _load(self, name: str) -> type | None:
-        if importlib.util.find_spec(self.package) and name.isidentifier():
-            module = f"{self.package}.{name}"
-            if importlib.util.find_spec(module):
-                importlib.import_module(module)
+        self._load_shipped(name)
         for point in importlib.metadata.entry_points(group=self.package, name=name):
             if name not in self._classes:
-                point.load()
+                with _one_line(f"the {self.what} '{name}' of an installed package ({point.value})"):
+                    point.load()
+        return self._classes.get(name)
+
+    def _load_shipped(self, name: str) -> type | None:
+        module = f"{self.package}.{name}"
+        if name.isidentifier() and importlib.util.find_spec(module):
+            importlib.import_module(module)
         return self._classes.get(name)
 
 
@@ -92,6 +97,17 @@ def _file(cls: type) -> str:
         return inspect.getfile(cls)
     except (OSError, TypeError):
         return f"<{cls.__module__}>"
+
+
+@contextmanager
+def _one_line(what: str) -> Iterator[None]:
+    """Somebody else's file may fail in any way: turn that into one line that names it."""
+    try:
+        yield
+    except UnitxError:
+        raise
+    except Exception as error:
+        raise UnitxError(f"{what}: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
 TOKENIZERS = Registry("modality", "unitx.tokenizers")
@@ -109,7 +125,8 @@ def import_plugin(path: str | Path) -> None:
     """
     path = str(path)
     if not path.endswith(".py"):
-        importlib.import_module(path)
+        with _one_line(f"--import {path} (name a .py file or an installed module)"):
+            importlib.import_module(path)
         return
     file = Path(path).expanduser().resolve()
     if not file.is_file():
@@ -122,10 +139,8 @@ def import_plugin(path: str | Path) -> None:
     assert spec is not None and spec.loader is not None
     sys.modules[name] = module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-    except UnitxError:
+        with _one_line(f"--import {path}"):
+            spec.loader.exec_module(module)
+    except BaseException:
         del sys.modules[name]
         raise
-    except Exception as error:
-        del sys.modules[name]
-        raise UnitxError(f"--import {path}: {type(error).__name__}: {error}") from error

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from unitx.errors import UnitxError
-from unitx.tokens import Example, Targets, Tokens
+from unitx.tokens import Example, Prepared, Targets, Tokens
 
 if TYPE_CHECKING:
     from unitx.data import Source
+    from unitx.tokenizer import Processor
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,12 @@ class TaskLoss(NamedTuple):
 
     Attributes:
         sum: () the summed loss, with gradient.
-        count: () what to divide by.
-        metrics: name → () sums over the same count, for the progress line.
+        count: what to divide by.
+        metrics: name → () sums over the same count, without gradient, for the progress line.
     """
 
     sum: Tensor
-    count: Tensor
+    count: int
     metrics: dict[str, Tensor]
 
 
@@ -87,7 +88,7 @@ class Task(nn.Module):
     headline: ClassVar[str] = "accuracy"
     lower_is_better: ClassVar[bool] = False
 
-    def __init__(self, dim: int, info: TaskInfo, modalities: list[str]):
+    def __init__(self, dim: int, info: TaskInfo, processors: dict[str, Processor]):
         super().__init__()
         self.info = info
         self.options = self.parse_options(info)
@@ -121,16 +122,23 @@ class Task(nn.Module):
         """Stack the targets of a batch's examples into a tensor, or a dictionary of tensors."""
         return torch.as_tensor(targets)
 
+    @classmethod
+    def count(cls, info: TaskInfo, examples: list[Prepared]) -> int:
+        """What the summed loss over these examples is to be divided by."""
+        return len(examples)
+
     def loss(self, tokens: Tokens, targets: Targets) -> TaskLoss:
         """The training loss over the task's sequences; a task without any in this batch gets zero rows."""
         raise NotImplementedError
 
-    def outputs(self, tokens: Tokens, targets: Targets) -> Tensor:
-        """(n, …) what `score` and `answer` work on, a row for each of the task's sequences."""
+    def outputs(self, tokens: Tokens, rows: Tensor) -> Tensor:
+        """(n, …) what `score` and `answers` work on, a row for each of the sequences `rows` (packed numbers)."""
         raise NotImplementedError
+
+    def answers(self, outputs: Tensor, top: int) -> list[list[Answer]]:
+        """For each row of `outputs` the `top` best answers, best first."""
+        raise UnitxError(f"task '{self.info.name}' ({self.info.kind}) does not predict labels")
 
     def score(self, outputs: Tensor, targets: Any) -> dict[str, float]:
         """Metrics over a whole evaluation set, from `outputs` and the collated targets of all its sequences."""
         raise NotImplementedError
-
-

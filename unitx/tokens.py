@@ -239,10 +239,17 @@ class Prepared:
 
 
 class Targets(NamedTuple):
-    """What one task needs of a batch: its sequences, by packed number (n,), and their targets as the task stacks them."""
+    """What one task needs of a batch.
+
+    Attributes:
+        rows: (n,) int64, its sequences by packed number, in the order of `values`.
+        values: their targets, as the task stacks them.
+        count: what the task's summed loss is divided by.
+    """
 
     rows: Tensor
     values: Any
+    count: int
 
 
 @dataclass

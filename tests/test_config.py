@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from unitx.backbone import Backbone
+from unitx.config import SIZES, BackboneConfig
+
+
+def test_configuration_does_not_import_torch() -> None:
+    code = "import sys, unitx.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "fields, complaint",
+    [
+        ({"dim": 100, "heads": 3}, "dim 100"),
+        ({"dim": 12, "heads": 4}, "dim 12"),  # heads of 3: rotary turns pairs
+        ({"dim": 32, "heads": 4, "kv_heads": 3}, "kv_heads 3"),
+        ({"dim": 32, "heads": 4, "kv_heads": 8}, "kv_heads 8"),
+        ({"window": 0}, "window 0"),
+        ({"window": -5}, "window -5"),
+    ],
+)
+def test_an_impossible_shape_is_refused(fields: dict[str, int], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        BackboneConfig(**fields)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_every_size_is_a_backbone_of_the_parameters_of_vit(name: str) -> None:
+    """A block has 12 dim² weights (Dosovitskiy et al. 2020), and vectors beside them: less than one percent."""
+    size = SIZES[name]
+    config = BackboneConfig(dim=size.dim, depth=size.depth, heads=size.heads)
+    assert config.head_dim >= 32
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in Backbone(config).parameters())
+    assert parameters == pytest.approx(12 * size.dim**2 * size.depth, rel=0.01)
+
+
+def test_the_dial_turns_one_way() -> None:
+    sizes = list(SIZES.values())
+    assert list(SIZES) == ["nano", "tiny", "small", "base", "large"]
+    for smaller, larger in itertools.pairwise(sizes):
+        assert smaller.dim < larger.dim and smaller.depth <= larger.depth
+        assert smaller.lr > larger.lr and smaller.batch_tokens < larger.batch_tokens

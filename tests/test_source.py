@@ -1,0 +1,66 @@
+"""Rows, parts of them and labels, against plain loops."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from unitx.source import Source, Subset, labelled, labels_in, labels_of, name_of, origin
+from unitx.tables import TableSource, collect
+
+RNG = np.random.default_rng(0)
+
+
+def table(*labels: object) -> TableSource:
+    return TableSource(collect({"label": label, "n": i} for i, label in enumerate(labels)), Path.cwd(), "t")
+
+
+def test_tables_and_subsets_are_sources():
+    source = table("a", "b")
+    assert isinstance(source, Source) and isinstance(Subset(source, np.array([0])), Source)
+    assert not isinstance({"columns": []}, Source)
+
+
+def test_a_subset_of_a_subset():
+    source = table(*"abcdefgh")
+    part = Subset(Subset(source, np.array([7, 5, 3, 1])), np.array([3, 0]))
+    assert [part.row(i, RNG)["label"] for i in range(len(part))] == part.column("label") == ["b", "h"]
+    assert part.columns == ["label", "n"] and origin(part) is source and name_of(part) == "t"
+
+
+@pytest.mark.parametrize(
+    ("cell", "multi", "names"),
+    [
+        ("a|b", False, ["a|b"]),
+        ("a|b", True, ["a", "b"]),
+        (" a | b ||a", True, ["a", "b"]),
+        (["a", None, 3], True, ["a", "3"]),
+        (7, False, ["7"]),
+        (False, False, ["False"]),
+        (" cat ", False, ["cat"]),
+        (None, True, []),
+        ([], True, []),
+        ("  ", False, []),
+    ],
+)
+def test_labels_of_a_cell(cell, multi, names):
+    assert labels_in(cell, multi) == names
+
+
+def test_labels_are_sorted_and_counted():
+    assert labels_of(table("b", "a", None, "b"), "label") == (["a", "b"], [1, 2])
+    assert labels_of(table(10, 9, 10, -1), "label") == (["-1", "9", "10"], [1, 1, 2])
+    assert labels_of(table("10", "9", "x"), "label") == (["10", "9", "x"], [1, 1, 1])
+    assert labels_of(table(True, False, True), "label") == (["False", "True"], [1, 2])
+    assert labels_of(table("a|b", "b", None, "c|b"), "label", multi=True) == (["a", "b", "c"], [1, 3, 1])
+
+
+def test_rows_without_a_label_are_dropped_and_counted():
+    kept, dropped = labelled(table("a", None, "b", ""), "label")
+    assert kept.column("n") == [0, 2] and dropped == 2
+    many, dropped = labelled(table(["a"], [], None), "label", multi=True)
+    assert many.column("n") == [0, 1] and dropped == 1
+    full = table("a", "b")
+    assert labelled(full, "label") == (full, 0)

@@ -1,0 +1,259 @@
+"""Audio: log-mel spectrograms, cut into patches over time and frequency."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any, BinaryIO
+
+import av
+import numpy as np
+import soundfile
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from torchaudio.transforms import MelSpectrogram, Resample
+
+from unitx.backbone import Linear
+from unitx.errors import BadItem, UnitxError
+from unitx.media import check_positive, crop, describe, is_tensor, open_binary
+from unitx.registry import register_tokenizer
+from unitx.tokenizer import Processor, Tokenizer
+from unitx.tokens import Pieces
+
+RATES = (100, 1_000_000)  # Hz that a recording may have
+RANGE = 8.0  # powers of ten below a clip's loudest cell that are told apart (80 dB, as Whisper, Radford et al. 2022)
+LEAST_STD = 0.5  # powers of ten; keeps a steady noise from being blown up
+BLOCK = 1 << 20  # samples that a file is read by, frames that are transformed at once: they bound the memory
+
+
+@dataclass(frozen=True)
+class AudioProcessor(Processor):
+    """Turns sound into patches of a log-mel spectrogram. Loudness does not matter.
+
+    Attributes:
+        max_tokens: the longest sequence.
+        rate: samples a second that sound is brought to.
+        mels: mel bands from 0 to rate / 2 (Slaney's scale).
+        hop: samples from one frame to the next.
+        window: samples of a frame.
+        frames: frames of a patch.
+        bands: patches that the mel bands are cut into.
+
+    Raises:
+        UnitxError: an option is out of range.
+    """
+
+    rate: int = 16_000
+    mels: int = 64
+    hop: int = 160
+    window: int = 400
+    frames: int = 8
+    bands: int = 1
+
+    def __post_init__(self) -> None:
+        check_positive(self, "max_tokens", "rate", "mels", "hop", "window", "frames", "bands")
+        if self.mels % self.bands or self.bands > self.max_tokens:
+            raise UnitxError(f"AudioProcessor: bands {self.bands} must divide mels {self.mels} and fit in max_tokens")
+
+    def read(self, item: Any) -> Tensor:
+        """Decode a path, bytes, a file object (a video gives its sound), or a pair (waveform, rate).
+
+        The waveform is an array or tensor (n,), (channels, n) or (n, channels): the smaller axis is the channels, the
+        first where they are equal. Integers are scaled by their range, uint8 about 128.
+
+        Returns: (n,) float32, the mean of the channels, at `rate`.
+
+        Raises:
+            BadItem: it is missing, empty, truncated, no sound, or holds NaN or infinity.
+        """
+        name = describe(item)
+        if isinstance(item, tuple | list):
+            mono, rate = _from_pair(item, name)
+        elif isinstance(item, np.ndarray) or is_tensor(item):
+            raise BadItem(f"{name} has no sample rate; give a pair (waveform, rate)")
+        else:
+            with open_binary(item) as file:
+                mono, rate = _from_file(file, name)
+        if not len(mono):
+            raise BadItem(f"{name} holds no samples; remove it, or record it again")
+        if not np.isfinite(mono).all():
+            raise BadItem(f"{name} holds NaN or infinity; look at how it was made")
+        if not RATES[0] <= rate <= RATES[1]:
+            raise BadItem(f"{name}: a sample rate of {rate} Hz; it must be from {RATES[0]} to {RATES[1]:,}")
+        return _resample(torch.from_numpy(mono), rate, self.rate)
+
+    def features(self, raw: Tensor) -> np.ndarray:
+        """(frames, mels) float32: log-mel of zero mean and unit variance over the clip (less if steady, 0 if silent).
+
+        Frame i is centred on sample i * hop, so n samples give 1 + n // hop frames (for an even window).
+        """
+        half = self.window // 2
+        power = self._mel_power(F.pad(raw, (half, half)))
+        log = (power / power.max().clamp(min=1e-20)).clamp(min=10**-RANGE).log10()
+        log -= log.mean()
+        return (log / log.std(correction=0).clamp(min=LEAST_STD)).numpy()
+
+    def _mel_power(self, padded: Tensor) -> Tensor:
+        mel = _mel(self.rate, self.mels, self.hop, self.window)
+        total = 1 + (len(padded) - self.window) // self.hop
+        step = max(1, BLOCK // self.window)
+        starts = range(0, total, step)
+        ends = [(min(start + step, total) - 1) * self.hop + self.window for start in starts]
+        return torch.cat([mel(padded[s * self.hop : end]) for s, end in zip(starts, ends, strict=True)], dim=1).T
+
+    def cut(self, features: np.ndarray, rng: np.random.Generator | None = None) -> Pieces:
+        room = self.max_tokens // self.bands * self.frames
+        part = features[crop(len(features), room, rng)]
+        return self._patches(part, features.min(), shortened=len(part) < len(features))
+
+    def windows(self, features: np.ndarray) -> list[Pieces]:
+        room = self.max_tokens // self.bands * self.frames
+        floor = features.min()
+        return [self._patches(features[i : i + room], floor) for i in range(0, len(features), room)]
+
+    def _patches(self, part: np.ndarray, floor: float, shortened: bool = False) -> Pieces:
+        """Patches in order of time, then frequency; the one at (t, band) stands at (t, t + band, t)."""
+        missing = -len(part) % self.frames
+        if missing:
+            part = np.pad(part, ((0, missing), (0, 0)), constant_values=floor)
+        values = rearrange(part, "(t f) (band m) -> (t band) (f m)", f=self.frames, band=self.bands)
+        time, band = np.divmod(np.arange(len(values)), self.bands)
+        return Pieces(np.ascontiguousarray(values), np.stack([time, time + band, time], axis=1), shortened)
+
+
+@lru_cache(maxsize=8)
+def _mel(rate: int, mels: int, hop: int, window: int) -> MelSpectrogram:
+    return MelSpectrogram(
+        rate, n_fft=window, hop_length=hop, n_mels=mels, center=False, norm="slaney", mel_scale="slaney"
+    )
+
+
+@lru_cache(maxsize=32)
+def _resampler(old: int, new: int) -> Resample:
+    return Resample(old, new)
+
+
+def _resample(wave: Tensor, old: float, new: int) -> Tensor:
+    # The filter has a row for every new sample in the common period: rates without a common divisor would need
+    # gigabytes. A ratio of small numbers is off by less than one in a million.
+    ratio = (Fraction(new) / Fraction(old)).limit_denominator(1000)
+    if ratio == 1:
+        return wave
+    return _resampler(ratio.denominator, ratio.numerator)(wave)
+
+
+def _from_pair(pair: Any, name: str) -> tuple[np.ndarray, float]:
+    wave, rate = pair if len(pair) == 2 else (None, None)
+    wave = wave.detach().cpu() if isinstance(wave, Tensor) else wave
+    try:
+        wave, rate = np.asarray(wave), float(rate)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise BadItem(f"{name} is not sound; give a pair (waveform, rate), the rate in samples a second") from error
+    if wave.ndim == 2:
+        wave = wave if wave.shape[0] <= wave.shape[1] else wave.T
+    elif wave.ndim != 1:
+        raise BadItem(f"{name} is not sound; a waveform is (n,), (channels, n) or (n, channels)")
+    if wave.dtype.kind == "f":
+        wave = wave.astype(np.float32)
+    elif wave.dtype == np.uint8:
+        wave = (wave.astype(np.float32) - 128) / 128
+    elif wave.dtype in (np.int8, np.int16, np.int32):
+        wave = wave.astype(np.float32) / -float(np.iinfo(wave.dtype).min)
+    else:
+        raise BadItem(f"{name}: a waveform must be int8, int16, int32, uint8 or float")
+    return (wave.mean(axis=0) if wave.ndim == 2 else wave), rate
+
+
+def _from_file(file: BinaryIO, name: str) -> tuple[np.ndarray, float]:
+    if _ogg_is_cut_off(file):
+        raise _cut_off(name)
+    try:
+        sound = soundfile.SoundFile(file)
+    except (soundfile.LibsndfileError, TypeError):  # TypeError: the suffix .raw
+        file.seek(0)
+        return _by_pyav(file, name)
+    with sound:
+        return _by_soundfile(sound, name), sound.samplerate
+
+
+def _by_soundfile(sound: soundfile.SoundFile, name: str) -> np.ndarray:
+    even = np.full(sound.channels, 1 / sound.channels, dtype=np.float32)  # several times faster than mean(axis=1)
+    try:
+        blocks = [block @ even for block in sound.blocks(BLOCK, dtype="float32", always_2d=True)]
+    except soundfile.LibsndfileError as error:
+        raise _cut_off(name) from error
+    mono = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+    # A header's count may be an estimate (MP3), and a stream's says "endless" (WAV written to a pipe).
+    if len(mono) < 0.95 * sound.frames:
+        raise _cut_off(name)
+    for real, stated in re.findall(r"(?:data|SSND) : (\d+) \(should be (\d+)\)", sound.extra_info):
+        if int(stated) < int(real) < 0x7FFF0000:
+            raise _cut_off(name)
+    return mono
+
+
+def _by_pyav(file: BinaryIO, name: str) -> tuple[np.ndarray, float]:
+    try:
+        with av.open(file) as container:
+            if not container.streams.audio:
+                raise BadItem(f"{name} has no sound; give a recording, or a video with sound")
+            stream = container.streams.audio[0]
+            planar = av.AudioResampler(format="fltp")
+            frames = (part for frame in container.decode(stream) for part in planar.resample(frame))
+            blocks = [frame.to_ndarray().mean(axis=0) for frame in frames]
+            rate, stated = stream.rate, _stated_seconds(container, stream)
+    except av.error.FFmpegError as error:
+        raise BadItem(f"{name} is not a sound file, or is damaged; convert it to WAV or FLAC") from error
+    mono = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+    if len(mono) < 0.95 * stated * rate:
+        raise _cut_off(name)
+    return mono, rate
+
+
+def _stated_seconds(container: Any, stream: Any) -> float:
+    """The length that the header states, 0 where it states none or an estimate."""
+    if not re.search("mov|matroska", container.format.name):
+        return 0.0
+    if stream.duration is not None:
+        return float(stream.duration * stream.time_base)
+    alone = len(container.streams) == 1 and container.duration is not None
+    return container.duration / av.time_base if alone else 0.0
+
+
+def _ogg_is_cut_off(file: BinaryIO) -> bool:
+    """Whether it is Ogg whose last page is not marked as the last (its flag 4); decoders take it without a word."""
+    is_ogg = file.read(4) == b"OggS"
+    end = file.seek(0, 2)
+    file.seek(max(0, end - 65536))  # a page is at most 65,307 bytes
+    tail = file.read() if is_ogg else b""
+    file.seek(0)
+    flags = tail[tail.rfind(b"OggS") :][5:6]
+    return is_ogg and not (flags and flags[0] & 4)
+
+
+def _cut_off(name: str) -> BadItem:
+    return BadItem(f"{name} is damaged or cut off; copy it again from its source")
+
+
+@register_tokenizer("audio")
+class AudioTokenizer(Tokenizer):
+    """A linear map of each patch of the spectrogram (AST, Gong et al. 2021).
+
+    Weights have variance 1 / features, so that token vectors begin at the unit RMS of the spectrogram.
+    """
+
+    Processor = AudioProcessor
+
+    def __init__(self, processor: AudioProcessor, dim: int):
+        super().__init__(processor, dim)
+        features = processor.frames * processor.mels // processor.bands
+        self.embed = Linear(features, dim)
+        nn.init.normal_(self.embed.weight, std=features**-0.5)
+        nn.init.zeros_(self.embed.bias)
+
+    def forward(self, values: Tensor, counts: list[int]) -> Tensor:
+        return self.embed(values)

@@ -1,0 +1,292 @@
+"""Text: UTF-8 bytes, or sentencepiece trained on the user's own text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sentencepiece
+from torch import Tensor, nn
+
+from unitx.errors import BadItem, UnitxError
+from unitx.media import check_positive, crop, describe, is_tensor, open_binary
+from unitx.registry import register_tokenizer
+from unitx.tokenizer import Processor, Tokenizer
+from unitx.tokens import Pieces, line_positions
+
+SPACE = "\u2581"  # the sign that sentencepiece writes for a space in its pieces
+
+
+class ByteVocabulary:
+    """The 256 bytes of UTF-8, then begin and end of text."""
+
+    size, bos, eos = 258, 256, 257
+    byte_lengths = np.array([1] * 256 + [0, 0])
+
+    def encode(self, text: str) -> np.ndarray:
+        return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int64)
+
+    def decode(self, ids: np.ndarray) -> str:
+        return ids.astype(np.uint8).tobytes().decode(errors="replace")
+
+
+class SentencePieceVocabulary:
+    """A trained sentencepiece model (Kudo and Richardson 2018).
+
+    Raises:
+        UnitxError: the bytes are not such a model, or it has no begin or end of text.
+    """
+
+    def __init__(self, spm: bytes):
+        try:
+            self.model = model = sentencepiece.SentencePieceProcessor(model_proto=spm)
+            self.size, self.bos, self.eos = model.vocab_size(), model.bos_id(), model.eos_id()
+        except RuntimeError as error:
+            raise UnitxError("these bytes are not a sentencepiece model; give the contents of a .model file") from error
+        if not self.size or min(self.bos, self.eos) < 0:
+            raise UnitxError("the sentencepiece model has no <s> or no </s>; train it with bos_id and eos_id")
+        self.byte_lengths = np.array([self._byte_length(i) for i in range(self.size)])
+        self.space_sign = [model.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
+
+    def _byte_length(self, i: int) -> int:
+        if self.model.is_control(i) or self.model.is_unknown(i) or self.model.is_unused(i):
+            return 0
+        return 1 if self.model.is_byte(i) else len(self.model.id_to_piece(i).replace(SPACE, " ").encode())
+
+    def encode(self, text: str) -> np.ndarray:
+        # A space sign in the text itself would come back as a space: it is spelled in bytes.
+        first, *rest = text.split(SPACE)
+        ids = self.model.encode(first)
+        for part in rest:
+            ids += self.space_sign + self.model.encode(part)
+        return np.array(ids, dtype=np.int64)
+
+    def decode(self, ids: np.ndarray) -> str:
+        return self.model.decode(ids.tolist())
+
+
+@lru_cache(maxsize=8)
+def _vocabulary(kind: str, spm: bytes) -> ByteVocabulary | SentencePieceVocabulary:
+    if kind == "bytes":
+        return ByteVocabulary()
+    if not spm:
+        raise UnitxError(
+            "the sentencepiece vocabulary is not trained yet; fill `spm` by train_sentencepiece(texts, size)"
+        )
+    return SentencePieceVocabulary(spm)
+
+
+@dataclass(frozen=True)
+class TextProcessor(Processor):
+    """Turns text into ids between a begin and an end.
+
+    Attributes:
+        max_tokens: the longest sequence, begin and end included.
+        vocabulary: "bytes" or "sentencepiece".
+        spm: the trained sentencepiece model, serialized (the contents of its .model file).
+
+    Raises:
+        UnitxError: the vocabulary has another name.
+    """
+
+    max_tokens: int = 512
+    vocabulary: str = "bytes"
+    spm: bytes = field(default=b"", repr=False)
+
+    def __post_init__(self) -> None:
+        check_positive(self, "max_tokens")
+        if self.vocabulary not in ("bytes", "sentencepiece"):
+            raise UnitxError(f"there is no vocabulary '{self.vocabulary}'; there are: bytes, sentencepiece")
+
+    @property
+    def vocab(self) -> ByteVocabulary | SentencePieceVocabulary:
+        return _vocabulary(self.vocabulary, self.spm)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.vocab.size
+
+    @property
+    def bos(self) -> int:
+        """The id of the begin of a text."""
+        return self.vocab.bos
+
+    @property
+    def eos(self) -> int:
+        """The id of the end of a text."""
+        return self.vocab.eos
+
+    @property
+    def byte_lengths(self) -> np.ndarray:
+        """(vocab_size,) int64: how many bytes of UTF-8 each id stands for; 0 for begin, end and unknown."""
+        return self.vocab.byte_lengths
+
+    def byte_length(self, ids: Any) -> int:
+        """How many bytes of UTF-8 a sequence of ids stands for: what bits per byte are counted over."""
+        return int(self.byte_lengths[self._known(ids)].sum())
+
+    def encode(self, text: str) -> np.ndarray:
+        """(n,) int64 ids of a text, without begin and end.
+
+        Raises:
+            BadItem: the string holds half of a surrogate pair, which UTF-8 can't write.
+        """
+        _check_unicode(text)
+        return self.vocab.encode(text)
+
+    def decode(self, ids: Any) -> str:
+        """The text of a sequence of ids; what stands for no text is left out, broken UTF-8 reads as U+FFFD."""
+        ids = self._known(ids)
+        return self.vocab.decode(ids[self.byte_lengths[ids] > 0])
+
+    def _known(self, ids: Any) -> np.ndarray:
+        ids = np.asarray(ids, dtype=np.int64)
+        return ids[(ids >= 0) & (ids < self.vocab_size)]
+
+    def read(self, item: Any) -> str | np.ndarray:
+        """A string as it is, bytes and files (`Path`) as UTF-8, a 1-D array or tensor of integers as ready ids.
+
+        Raises:
+            BadItem: not UTF-8, an empty or missing file, ids outside the vocabulary, or no text at all.
+        """
+        if isinstance(item, str):
+            _check_unicode(item)
+            return item
+        if isinstance(item, bytes | bytearray):
+            return _decode_utf8(bytes(item), item)
+        if isinstance(item, Path):
+            with open_binary(item) as file:
+                return _decode_utf8(file.read(), item)
+        if isinstance(item, np.ndarray) or is_tensor(item):
+            return self._read_ids(item)
+        raise BadItem(
+            f"{describe(item)} is not text; give a string, a Path to a text file, or ids as a 1-D integer array"
+        )
+
+    def _read_ids(self, item: np.ndarray | Tensor) -> np.ndarray:
+        ids = item.detach().cpu().numpy() if isinstance(item, Tensor) else item
+        if ids.ndim != 1 or ids.dtype.kind not in "iu" or not len(ids):
+            raise BadItem(f"{describe(item)} is not text; ids are a 1-D integer array with at least one element")
+        if ids.min() < 0 or ids.max() >= self.vocab_size:
+            raise BadItem(
+                f"{describe(item)} has ids outside 0 to {self.vocab_size - 1}; use this model's own vocabulary"
+            )
+        return ids.astype(np.int64)
+
+    def features(self, raw: str | np.ndarray) -> np.ndarray:
+        """(n,) int64 ids: begin, text, end; ready ids pass as they are."""
+        if isinstance(raw, np.ndarray):
+            return raw
+        return np.concatenate([[self.bos], self.encode(raw), [self.eos]])
+
+    def cut(self, features: np.ndarray, rng: np.random.Generator | None = None) -> Pieces:
+        part = features[crop(len(features), self.max_tokens, rng)]
+        return Pieces(part, line_positions(len(part)), shortened=len(part) < len(features))
+
+    def windows(self, features: np.ndarray) -> list[Pieces]:
+        parts = [features[i : i + self.max_tokens] for i in range(0, len(features), self.max_tokens)]
+        return [Pieces(part, line_positions(len(part))) for part in parts]
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadItem(
+            f"{describe(text)}: the character at {error.start} is half of a surrogate pair; decode the text as UTF-8"
+        ) from error
+
+
+def _decode_utf8(data: bytes, item: Any) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise BadItem(
+            f"{describe(item)} is not UTF-8 text: byte {error.start} is 0x{data[error.start]:02x}; "
+            "save it as UTF-8, or give its modality if it is no text"
+        ) from error
+
+
+@register_tokenizer("text")
+class TextTokenizer(Tokenizer):
+    """A learned vector for each id, drawn from a unit normal distribution: token vectors begin at a unit RMS."""
+
+    Processor = TextProcessor
+
+    def __init__(self, processor: TextProcessor, dim: int):
+        super().__init__(processor, dim)
+        self.embed = nn.Embedding(processor.vocab_size, dim)
+        nn.init.normal_(self.embed.weight)
+
+    def forward(self, values: Tensor, counts: list[int]) -> Tensor:
+        return self.embed(values)
+
+
+def train_sentencepiece(texts: Iterable[str], vocab_size: int, sample_bytes: int = 10_000_000) -> bytes:
+    """Train a unigram vocabulary (Kudo 2018); the same texts give the same bytes.
+
+    Nothing is normalised and every byte is in the vocabulary, so that decoding what was encoded gives the text back
+    exactly. A small text may get fewer ids than asked for.
+
+    Args:
+        texts: read once, line by line.
+        vocab_size: ids, among them 256 bytes and 3 specials.
+        sample_bytes: of longer texts only every second, fourth, … line is looked at, so that it takes seconds.
+
+    Returns: the serialized model, for `TextProcessor.spm`.
+
+    Raises:
+        UnitxError: the text is too small or the vocabulary too large or too small for it.
+    """
+    lines = _sample_lines(texts, sample_bytes)
+    if not any(line.strip() for line in lines):
+        raise UnitxError("no text to train sentencepiece on; give some, or take the vocabulary 'bytes'")
+    model = BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_writer=model,
+            vocab_size=vocab_size,
+            hard_vocab_limit=False,
+            byte_fallback=True,
+            character_coverage=0.9995,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,
+            allow_whitespace_only_pieces=True,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = str(error).split("] ")[-1].split(". Increase")[0].strip() or "the text is too small"
+        raise UnitxError(
+            f"sentencepiece cannot learn {vocab_size} ids from this text ({reason}); "
+            "change vocab_size, give more text, or take the vocabulary 'bytes'"
+        ) from error
+    return model.getvalue()
+
+
+def _sample_lines(texts: Iterable[str], room: int) -> list[str]:
+    """Every line, or every 2nd, 4th, 8th, … so that they fit in `room` bytes."""
+    kept: list[str] = []
+    size, stride = 0, 1
+    for i, line in enumerate(_lines(texts)):
+        if i % stride:
+            continue
+        kept.append(line)
+        size += len(line.encode(errors="replace"))
+        if size > room:
+            kept, stride = kept[::2], stride * 2
+            size = sum(len(line.encode(errors="replace")) for line in kept)
+    return kept
+
+
+def _lines(texts: Iterable[str]) -> Iterator[str]:
+    # The trainer skips sentences of more than 4,192 bytes and refuses NUL; 1,000 characters are at most 4,000 bytes.
+    for text in texts:
+        for line in text.replace("\0", "").splitlines():
+            yield from (line[i : i + 1000] for i in range(0, len(line), 1000))

@@ -1,0 +1,121 @@
+"""Random variation of training items, by modality, from torchvision, torchaudio and timm.
+
+`strength` in [0, 1] scales it: a run begins with items as they are and ends with the full variation, which a small model
+learns from faster than from full variation at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LEVELS = ("none", "light", "strong")
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What happens to training items at a level (none, light, strong): `raw` before, `features` after the features.
+
+    Images: random crop, horizontal flip and colour; strong adds RandAugment (Cubuk et al. 2020), random erasing (Zhong
+    et al. 2020), and mixup (Zhang et al. 2018) or CutMix (Yun et al. 2019) of classified pictures. Audio: SpecAugment
+    (Park et al. 2019); strong adds a change of speed. Text stays as it is.
+    """
+
+    level: str = "none"
+
+    def raw(self, modality: str, item: Any, rng: np.random.Generator, strength: float) -> Any:
+        """Vary a decoded item: a PIL picture, a mono waveform (n,)."""
+        if self.level == "none":
+            return item
+        with _torch_seed(rng):
+            if modality == "image" and not isinstance(item, Tensor):
+                return self._picture(item, strength)
+            if modality == "audio" and self.level == "strong":
+                return _change_speed(item, rng.uniform(1 - 0.15 * strength, 1 + 0.15 * strength))
+        return item
+
+    def features(self, modality: str, item: Any, rng: np.random.Generator, strength: float) -> Any:
+        """Vary features: pixels (3, height, width), a log-mel spectrogram (frames, mels)."""
+        if self.level == "none":
+            return item
+        with _torch_seed(rng):
+            if modality == "image" and self.level == "strong":
+                return _erasing(0.25 * strength)(torch.as_tensor(item).clone()).numpy()
+            if modality == "audio":
+                return _spec_augment(torch.as_tensor(item), strength * (0.5 if self.level == "light" else 1.0)).numpy()
+        return item
+
+    def _picture(self, picture: Any, strength: float) -> Any:
+        from torchvision.transforms import v2
+        from torchvision.transforms.v2 import functional
+
+        smallest = 1 - strength * (0.5 if self.level == "light" else 0.75)
+        box = v2.RandomResizedCrop(size=1, scale=(smallest, 1.0)).make_params([picture])
+        picture = functional.crop(picture, box["top"], box["left"], box["height"], box["width"])
+        if torch.rand(()) < 0.5:
+            picture = functional.horizontal_flip(picture)
+        if self.level == "strong":
+            picture = v2.RandAugment(num_ops=2, magnitude=round(9 * strength))(picture)
+        jitter = 0.2 * strength
+        return v2.ColorJitter(jitter, jitter, jitter, jitter / 4)(picture)
+
+
+def mix_pictures(pictures: Tensor, targets: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Mixup or CutMix, by chance, of pictures (b, 3, h, w) with one-hot targets (b, classes)."""
+    from torchvision.transforms import v2
+
+    mix = (v2.MixUp(alpha=0.2) if rng.random() < 0.5 else v2.CutMix(alpha=1.0)) if len(pictures) > 1 else None
+    if mix is None:
+        return pictures, targets
+    with _torch_seed(rng):
+        return mix(pictures, targets)
+
+
+@contextmanager
+def _torch_seed(rng: np.random.Generator) -> Iterator[None]:
+    """torchvision, torchaudio and timm draw from global generators: seed them for one item, and leave them alone."""
+    import random
+
+    seed = int(rng.integers(2**31))
+    state = random.getstate()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(state)
+
+
+@lru_cache(maxsize=64)
+def _erasing(probability: float) -> Any:
+    from timm.data.random_erasing import RandomErasing
+
+    return RandomErasing(probability=probability, mode="pixel", device="cpu")
+
+
+def _spec_augment(mel: Tensor, strength: float) -> Tensor:
+    """Mask two stripes of time and two of frequency, at most a fifth and a quarter of the whole each, with the mean."""
+    from torchaudio import functional
+
+    frames, mels = mel.shape
+    for axis, size, share in ((1, frames, 0.2), (2, mels, 0.25)):
+        widest = int(size * share * strength)
+        for _ in range(2 if widest > 0 else 0):
+            mel = functional.mask_along_axis(mel[None], widest, float(mel.mean()), axis)[0]
+    return mel
+
+
+def _change_speed(waveform: Tensor, factor: float) -> Tensor:
+    """Play a waveform faster or slower, pitch included."""
+    from torchaudio import functional
+
+    percent = max(1, round(factor * 20))  # resampling is cheap only for ratios of small numbers
+    return functional.resample(torch.as_tensor(waveform), percent, 20) if percent != 20 else waveform

@@ -1,0 +1,297 @@
+"""From rows to ragged batches: which rows a step sees, how they are prepared, and the workers that do it.
+
+The order of the data is a pure function of (seed, epoch), what is random about an item of (seed, epoch, item), so a run
+can go on from any step by its number alone. A step takes a fixed number of rows of each task, chosen so that a step has
+about `batch_tokens` tokens.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from unitx.augment import Augment, mix_pictures
+from unitx.data import Source
+from unitx.errors import BadItem, UnitxError
+from unitx.registry import TASKS
+from unitx.task import TaskInfo
+from unitx.tokenizer import Processor
+from unitx.tokens import Batch, Example, Prepared, Targets, collate
+
+if TYPE_CHECKING:
+    from unitx.model import Model
+
+TRAINING, EVALUATION = 0, 1  # parts of the random streams
+
+
+@dataclass
+class Feed:
+    """One task with its rows, and how many of them a step takes."""
+
+    info: TaskInfo
+    source: Source
+    rows: int = 1
+
+
+@dataclass
+class Notes:
+    """What is to be reported about the items of a batch."""
+
+    items: int = 0
+    shortened: Counter[str] = field(default_factory=Counter)
+    skipped: list[str] = field(default_factory=list)
+
+    def add(self, other: Notes) -> None:
+        self.items += other.items
+        self.shortened.update(other.shortened)
+        self.skipped += other.skipped
+
+
+@dataclass(frozen=True)
+class Preparer:
+    """Turns examples into batches with a model's processors; goes to the workers, carries no weights."""
+
+    processors: dict[str, Processor]
+
+    @property
+    def modalities(self) -> list[str]:
+        return sorted(self.processors)
+
+    def features(
+        self, example: Example, rng: np.random.Generator, augment: Augment | None = None, strength: float = 0.0
+    ) -> list[tuple[str, Any]]:
+        """Read the items of an example and vary them: (modality, features) pairs.
+
+        Raises:
+            BadItem: one of them cannot be read.
+        """
+        found = []
+        for modality, item in example.parts:
+            processor = self.processors[modality]
+            raw = processor.read(item)
+            if augment:
+                raw = augment.raw(modality, raw, rng, strength)
+            values = processor.features(raw)
+            found.append((modality, augment.features(modality, values, rng, strength) if augment else values))
+        return found
+
+    def cut(self, example: Example, features: list[tuple[str, Any]], rng: np.random.Generator | None) -> Prepared:
+        """Pieces of at most `max_tokens` from each part's features."""
+        parts = [(modality, self.processors[modality].cut(values, rng)) for modality, values in features]
+        return Prepared(parts, example.target, example.prefix_parts)
+
+    def batch(self, prepared: Sequence[tuple[TaskInfo, Prepared]], notes: Notes | None = None) -> Batch:
+        """One ragged batch of the sequences of any tasks."""
+        batch = collate([example for _, example in prepared], self.modalities)
+        inverse = np.array(batch.layout.inverse)
+        for name in {info.name: None for info, _ in prepared}:
+            places = [i for i, (info, _) in enumerate(prepared) if info.name == name]
+            info, examples = prepared[places[0]][0], [prepared[i][1] for i in places]
+            task = TASKS.get(info.kind)
+            values = task.collate(info, [example.target for example in examples])
+            batch.targets[name] = Targets(torch.from_numpy(inverse[places]), values, task.count(info, examples))
+        batch.notes = notes or Notes()
+        return batch
+
+
+def row_examples(feed: Feed, index: int, rng: np.random.Generator, strength: float) -> list[Example]:
+    """The sequences that a task makes of one row."""
+    return TASKS.get(feed.info.kind).examples(feed.info, feed.source.row(index, rng, strength))
+
+
+class Steps(Dataset):
+    """Training step → its micro-batches. A process takes every `world`-th row of a step, beginning with `rank`.
+
+    Args:
+        progress: () float tensor in shared memory, the share of the run that is done, where it is told by the clock; or
+            the number of steps of the run.
+    """
+
+    def __init__(
+        self,
+        preparer: Preparer,
+        feeds: list[Feed],
+        *,
+        progress: torch.Tensor | int,
+        augment: Augment,
+        seed: int = 0,
+        accumulate: int = 1,
+        rank: int = 0,
+        world: int = 1,
+    ):
+        self.preparer, self.feeds = preparer, feeds
+        self.progress, self.augment = progress, augment
+        self.seed, self.accumulate = seed, accumulate
+        self.rank, self.world = rank, world
+
+    def strength(self, step: int) -> float:
+        """How strong the variation is at a step: it grows linearly over the run."""
+        if isinstance(self.progress, int):
+            return min(1.0, step / max(self.progress, 1))
+        return float(self.progress)
+
+    def __getitem__(self, step: int) -> list[Batch]:
+        notes, drawn = Notes(), []
+        strength = self.strength(step)
+        for number, feed in enumerate(self.feeds):
+            for i in range(self.rank, feed.rows, self.world):
+                drawn += self._row(number, feed, step * feed.rows + i, strength, notes)
+        if self.augment.level == "strong":
+            _mix(drawn, np.random.default_rng([self.seed, TRAINING, step]))
+        prepared = [(info, self.preparer.cut(example, values, rng)) for info, example, values, rng in drawn]
+        for _, example in prepared:
+            notes.shortened.update(modality for modality, pieces in example.parts if pieces.shortened)
+        size = -(-len(prepared) // self.accumulate)
+        parts = [prepared[i : i + size] for i in range(0, len(prepared), size)] if prepared else []
+        batches = [self.preparer.batch(part) for part in parts]
+        if batches:
+            batches[0].notes = notes
+        return batches
+
+    def _row(self, number: int, feed: Feed, place: int, strength: float, notes: Notes) -> list[tuple]:
+        """Read the `place`-th row that a task sees, counted over all epochs; a bad one is noted and left out."""
+        epoch, within = divmod(place, len(feed.source))
+        index = int(_order(self.seed, number, epoch, len(feed.source))[within])
+        rng = np.random.default_rng([self.seed, TRAINING, number, epoch, index])
+        drawn = []
+        try:
+            for example in row_examples(feed, index, rng, strength):
+                features = self.preparer.features(example, rng, self.augment, strength)
+                drawn.append((feed.info, example, features, rng))
+                notes.items += len(example.parts)
+        except BadItem as error:
+            notes.skipped.append(str(error))
+        return drawn
+
+
+@lru_cache(maxsize=64)
+def _order(seed: int, number: int, epoch: int, rows: int) -> np.ndarray:
+    return np.random.default_rng([seed, number, epoch]).permutation(rows)
+
+
+def _mix(drawn: list[tuple], rng: np.random.Generator) -> None:
+    """Mixup and CutMix between the classified pictures of a step that have one size."""
+    groups: dict[tuple, list[int]] = {}
+    for i, (info, example, features, _) in enumerate(drawn):
+        alone = len(features) == 1 and features[0][0] == "image"
+        if alone and info.kind == "classify" and not info.options.get("multi_label"):
+            groups.setdefault((info.name, features[0][1].shape), []).append(i)
+    for places in groups.values():
+        pictures = torch.from_numpy(np.stack([drawn[i][2][0][1] for i in places]))
+        targets = torch.from_numpy(np.stack([drawn[i][1].target for i in places]))
+        pictures, targets = mix_pictures(pictures, targets, rng)
+        for i, picture, target in zip(places, pictures.numpy(), targets.numpy(), strict=True):
+            info, example, _, item_rng = drawn[i]
+            drawn[i] = (info, Example(example.parts, target, example.prefix_parts), [("image", picture)], item_rng)
+
+
+class Evaluation(Dataset):
+    """All rows of one task in order, without variation, as batches of `feed.rows` rows."""
+
+    def __init__(self, preparer: Preparer, feed: Feed, seed: int = 0):
+        self.preparer, self.feed, self.seed = preparer, feed, seed
+
+    def __len__(self) -> int:
+        return -(-len(self.feed.source) // self.feed.rows)
+
+    def __getitem__(self, number: int) -> Batch | None:
+        notes, prepared = Notes(), []
+        first = number * self.feed.rows
+        for index in range(first, min(first + self.feed.rows, len(self.feed.source))):
+            rng = np.random.default_rng([self.seed, EVALUATION, index])
+            try:
+                for example in row_examples(self.feed, index, rng, 1.0):
+                    features = self.preparer.features(example, rng)
+                    prepared.append((self.feed.info, self.preparer.cut(example, features, None)))
+            except BadItem as error:
+                notes.skipped.append(str(error))
+        return self.preparer.batch(prepared, notes) if prepared else None
+
+
+def plan_rows(preparer: Preparer, feeds: list[Feed], batch_tokens: int, seed: int = 0, sample: int = 32) -> None:
+    """Set each feed's rows a step so that a step has about `batch_tokens` tokens, shared by the tasks' weights.
+
+    Raises:
+        UnitxError: none of a task's sampled rows could be read; says why for the first.
+    """
+    whole = sum(feed.info.weight for feed in feeds)
+    for number, feed in enumerate(feeds):
+        rng = np.random.default_rng([seed, EVALUATION, number])
+        places = rng.choice(len(feed.source), min(sample, len(feed.source)), replace=False)
+        tokens, problems = [], []
+        for index in places.tolist():
+            try:
+                examples = row_examples(feed, index, rng, 0.5)
+                cut = [preparer.cut(example, preparer.features(example, rng), rng) for example in examples]
+                tokens.append(sum(len(example) for example in cut))
+            except BadItem as error:
+                problems.append(str(error))
+        if not sum(tokens):
+            why = problems[0] if problems else f"no row has both an item and a known '{feed.info.label}'"
+            raise UnitxError(f"task '{feed.info.name}': none of {len(places)} sampled rows can be used: {why}")
+        share = batch_tokens * feed.info.weight / whole
+        feed.rows = max(1, min(round(share / np.mean(tokens)), 10 * len(feed.source)))
+
+
+def data_loader(dataset: Dataset, order: Sequence[int] | None, workers: int | None) -> DataLoader:
+    """Batches in order, prepared by forked workers where the system forks, else in this process.
+
+    A spawned worker would import the user's script again, and so ask for an `if __name__ == "__main__"` guard.
+    """
+    if "fork" not in multiprocessing.get_all_start_methods() or os.name != "posix" or _is_mac():
+        workers = 0
+    elif workers is None:
+        workers = min(4, max(1, (os.cpu_count() or 1) // 2))
+    settings = {"multiprocessing_context": "fork", "worker_init_fn": _one_thread} if workers else {}
+    return DataLoader(dataset, batch_size=None, sampler=order, num_workers=workers, **settings)
+
+
+def _is_mac() -> bool:
+    import sys
+
+    return sys.platform == "darwin"  # forking after Objective-C has started crashes there
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)
+
+
+def loader(
+    model: Model,
+    data: Any,
+    batch_tokens: int = 8_192,
+    *,
+    augment: str = "none",
+    seed: int = 0,
+    epoch: int = 0,
+    workers: int | None = None,
+) -> Iterator[Batch]:
+    """Batches of one epoch for one's own training loop: `loss, metrics = model(batch)`.
+
+    Args:
+        model: the model that will see them; its tasks say which columns are read.
+        data: a source, or anything that `--data` takes, for the only task; or a dictionary task → data.
+        batch_tokens: tokens a batch, about.
+    """
+    from unitx.data import open_source
+
+    given = data if isinstance(data, dict) and set(data) <= set(model.tasks) else {model.only_task(): data}
+    feeds = []
+    for name, of_task in given.items():
+        info = model.heads[name].info
+        feeds.append(Feed(info, open_source(of_task, info.reads, info.label)))
+    preparer = Preparer(model.processors)
+    plan_rows(preparer, feeds, batch_tokens, seed)
+    count = max(-(-len(feed.source) // feed.rows) for feed in feeds)
+    steps = Steps(preparer, feeds, progress=0, augment=Augment(augment), seed=seed)
+    for batches in data_loader(steps, range(epoch * count, (epoch + 1) * count), workers):
+        yield from (batch.to(model.device) for batch in batches)

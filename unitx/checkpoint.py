@@ -1,0 +1,107 @@
+"""A point from which training goes on exactly: safetensors and JSON, never pickle.
+
+A checkpoint's folder is a model's folder with two files more, so `Model.from_pretrained` loads it too.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from unitx.errors import UnitxError
+
+STATE, TENSORS = "training.json", "training.safetensors"
+
+
+@dataclass
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        step: optimizer steps done; the place in the data follows from it.
+        seconds: time spent training.
+        best: the best headline score so far, larger is better; None before the first evaluation.
+        items, skipped: items seen, and left out because they could not be read.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    best: float | None = None
+    items: int = 0
+    skipped: int = 0
+
+
+def save_checkpoint(
+    folder: Path, model: Any, optimizers: list[torch.optim.Optimizer], progress: Progress, keep: int = 2
+) -> Path:
+    """Write `folder/step-N`, whole or not at all, and remove all but the newest `keep`."""
+    from safetensors.torch import save_file
+
+    done = folder / f"step-{progress.step}"
+    writing = folder / f".step-{progress.step}"
+    shutil.rmtree(writing, ignore_errors=True)
+    model.save_pretrained(writing)
+    tensors, numbers = {"random.cpu": torch.get_rng_state()}, {}
+    if torch.cuda.is_available():
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    for i, optimizer in enumerate(optimizers):
+        for name, value in optimizer_state(model, optimizer).items():
+            (tensors if isinstance(value, torch.Tensor) else numbers)[f"optimizer{i}.{name}"] = value
+    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, writing / TENSORS)
+    (writing / STATE).write_text(json.dumps({"progress": asdict(progress), "optimizers": numbers}), "utf-8")
+    shutil.rmtree(done, ignore_errors=True)
+    writing.rename(done)
+    for old in checkpoints(folder)[:-keep]:
+        shutil.rmtree(old)
+    return done
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints in a folder, oldest first."""
+    return sorted(folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def load_progress(checkpoint: Path) -> Progress:
+    """Where the run stood.
+
+    Raises:
+        UnitxError: the folder is no checkpoint.
+    """
+    if not (checkpoint / STATE).is_file() or not (checkpoint / TENSORS).is_file():
+        raise UnitxError(f"{checkpoint} is no checkpoint: it lacks {STATE} or {TENSORS}")
+    return Progress(**json.loads((checkpoint / STATE).read_text("utf-8"))["progress"])
+
+
+def load_training_state(checkpoint: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
+    """Put the optimizers' and the random states back; the model's weights are loaded as any model's."""
+    from safetensors.torch import load_file
+    from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict
+
+    tensors = load_file(checkpoint / TENSORS)
+    numbers = json.loads((checkpoint / STATE).read_text("utf-8"))["optimizers"]
+    torch.set_rng_state(tensors["random.cpu"])
+    if "random.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random.cuda"])
+    for i, optimizer in enumerate(optimizers):
+        prefix = f"optimizer{i}."
+        state = {n.removeprefix(prefix): v for n, v in (tensors | numbers).items() if n.startswith(prefix)}
+        set_optimizer_state_dict(model, optimizer, state, options=_flat())
+
+
+def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """An optimizer's state by the names of the model's parameters."""
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
+    return get_optimizer_state_dict(model, optimizer, options=_flat())
+
+
+def _flat() -> Any:
+    from torch.distributed.checkpoint.state_dict import StateDictOptions
+
+    return StateDictOptions(flatten_optimizer_state_dict=True)

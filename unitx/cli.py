@@ -1,0 +1,296 @@
+"""The command line. Only verbs that need torch import it, so that help answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from unitx.errors import UnitxError
+from unitx.recipe import CHOICES, Recipe, shipped
+
+USER_MISTAKE = 2  # exit status
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0, or 2 for a user's mistake."""
+    try:
+        words, dotted = split_dotted(sys.argv[1:] if argv is None else argv)
+        arguments = build_parser().parse_args(words)
+        if dotted and not arguments.fields:
+            raise UnitxError(
+                f"unitx {arguments.verb} takes no --{next(iter(dotted))}; see unitx {arguments.verb} --help"
+            )
+        arguments.given = _given(arguments) | dotted
+        arguments.run(arguments)
+    except UnitxError as error:
+        print(f"unitx: error: {error}", file=sys.stderr)
+        return USER_MISTAKE
+    except KeyboardInterrupt:
+        print("unitx: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe (head, say) has seen enough
+        sys.stderr.close()
+    return 0
+
+
+def split_dotted(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Part the flags of nested fields (--model.depth 6, --tasks.NAME.weight=2) from the rest, which argparse reads."""
+    words, dotted = [], {}
+    rest = iter(argv)
+    for word in rest:
+        match = re.fullmatch(r"--([\w-]+(?:\.[\w-]+)+)(?:=(.*))?", word, re.DOTALL)
+        if not match:
+            words.append(word)
+            continue
+        value = match[2] if match[2] is not None else next(rest, None)
+        if value is None:
+            raise UnitxError(f"{word} needs a value")
+        dotted[match[1]] = _value(match[1], value)
+    return words, dotted
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All verbs and their flags."""
+    parser = argparse.ArgumentParser(
+        prog="unitx", description="One transformer, any modality: train, fine-tune and embed text, images and audio."
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    _add_demo(verbs)
+    _add(verbs, "recipes", _recipes, "list the recipes that come along")
+    train = _add(verbs, "train", _train, "train a new model", fields=True)
+    train.add_argument("recipe", nargs="?", help="a recipe's name, or a YAML file")
+    train.add_argument("--resume", metavar="RUN", help="go on with a run from its last checkpoint")
+    _add_recipe_flags(train)
+    finetune = _add(verbs, "finetune", _finetune, "train a model further, on new tasks and modalities", fields=True)
+    finetune.add_argument("model", help="a run, a model's folder, 'senses', or a hub id")
+    finetune.add_argument("recipe", help="a recipe's name, or a YAML file")
+    _add_recipe_flags(finetune)
+    _add_evaluate(verbs)
+    _add_predict(verbs)
+    _add_generate(verbs)
+    _add_embed(verbs)
+    _add_search(verbs)
+    return parser
+
+
+def _add(verbs: Any, name: str, run: Any, about: str, fields: bool = False) -> argparse.ArgumentParser:
+    description = about[0].upper() + about[1:] + "."
+    parser = verbs.add_parser(name, help=about, description=description, allow_abbrev=False)
+    parser.set_defaults(run=run, fields=fields)
+    return parser
+
+
+def _add_recipe_flags(parser: argparse.ArgumentParser) -> None:
+    """A flag for every field of a recipe; nested ones are given with dots, see `split_dotted`."""
+    parser.epilog = "Nested fields take dots: --model.depth 6, --tokenizers.image.patch 8, --tasks.NAME.weight 2."
+    about = field_docs(Recipe)
+    for field in fields(Recipe):
+        if field.name in ("about", "tasks", "tokenizers", "model", "plugins"):
+            continue
+        flag = "--" + field.name.replace("_", "-")
+        choices = [c for c in CHOICES.get(field.name, ()) if c]
+        text = about.get(field.name, "").replace("%", "%%")
+        parser.add_argument(flag, dest=f"field.{field.name}", choices=choices or None, help=text,
+                            metavar=None if choices else field.name.upper(), default=argparse.SUPPRESS)  # fmt: skip
+    parser.add_argument("--import", dest="field.plugins", action="append", metavar="FILE", default=argparse.SUPPRESS,
+                        help="a Python file that registers a modality or a task")  # fmt: skip
+
+
+def field_docs(cls: type) -> dict[str, str]:
+    """Field → what the class's docstring says of it under "Attributes"."""
+    found, name = {}, None
+    for line in (cls.__doc__ or "").partition("Attributes:")[2].splitlines():
+        if match := re.fullmatch(r" {8}(\w+): (.*)", line):
+            name = match[1]
+            found[name] = match[2]
+        elif name and line.strip():
+            found[name] += " " + line.strip()
+    return found
+
+
+TEXT_FIELDS = {"data", "test", "reads", "label", "out", "freeze", "tracker", "plugins"}  # never numbers
+
+
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The recipe fields among the flags, with their values read as YAML reads them."""
+    flags = {name.removeprefix("field."): v for name, v in vars(arguments).items() if name.startswith("field.")}
+    return {name: v if _is_text(name, v) else _value(name, v) for name, v in flags.items()}
+
+
+def _is_text(name: str, value: Any) -> bool:
+    return name in TEXT_FIELDS and not str(value).startswith("{")
+
+
+def _value(name: str, text: str) -> Any:
+    """A value as YAML reads it, and 1e-3 as a number too."""
+    if re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text):
+        return float(text)
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UnitxError(f"--{name} {text}: {' '.join(str(error).split())}") from error
+
+
+def _recipes(_: argparse.Namespace) -> None:
+    for name, about in shipped().items():
+        print(f"{name:16} {about}")
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    if not arguments.recipe and not arguments.resume:
+        raise UnitxError("say which recipe to train, or --resume RUN; there are: " + ", ".join(shipped()))
+    if arguments.resume and (arguments.recipe or arguments.given):
+        raise UnitxError("--resume goes on with a run as it was begun, and takes no other argument")
+    from unitx.training import resume, train
+
+    run = resume(arguments.resume) if arguments.resume else train(arguments.recipe, **arguments.given)
+    _print_run(run)
+
+
+def _finetune(arguments: argparse.Namespace) -> None:
+    from unitx.training import finetune
+
+    _print_run(finetune(arguments.model, arguments.recipe, **arguments.given))
+
+
+def _print_run(run: Any) -> None:
+    for name, value in run.metrics.items():
+        print(f"{name:40} {value:.4f}")
+    print(f"model and curves in {run.folder}")
+
+
+def _add_demo(verbs: Any) -> None:
+    parser = _add(verbs, "demo", _demo, "train one backbone on pictures, words and speech, and show what it learned")
+    parser.add_argument("--out", default="runs/demo", help="the run's folder")
+    parser.add_argument("--minutes", type=float, default=4.0, help="time to train")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from unitx.demo import demo
+
+    demo(arguments.out, minutes=arguments.minutes, seed=arguments.seed)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="a run, a model's folder, 'senses', or a hub id")
+    parser.add_argument("--import", dest="plugins", action="append", default=[], metavar="FILE",
+                        help="a Python file that registers a modality or a task")  # fmt: skip
+
+
+def _load(arguments: argparse.Namespace) -> Any:
+    from unitx.model import Model
+    from unitx.registry import import_plugin
+
+    for plugin in arguments.plugins:
+        import_plugin(plugin)
+    return Model.from_pretrained(arguments.model)
+
+
+def _add_evaluate(verbs: Any) -> None:
+    parser = _add(verbs, "evaluate", _evaluate, "score a model on data that it has not seen")
+    _add_model(parser)
+    parser.add_argument("--data", required=True, help="as for train")
+    parser.add_argument("--task", help="which of the model's tasks")
+    parser.add_argument("--reads", help="columns and what they are read as, where they are called otherwise")
+    parser.add_argument("--label", help="the column that holds the answer, where it is called otherwise")
+    parser.add_argument("--out", help="where the report goes; by default evaluation/ in the run's folder")
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from unitx.data import parse_reads
+    from unitx.report import evaluate
+
+    reads = parse_reads(arguments.reads) if arguments.reads else None
+    folder = arguments.out or (Path(arguments.model) if Path(arguments.model).is_dir() else Path("runs")) / "evaluation"
+    report = evaluate(
+        _load(arguments), arguments.data, arguments.task, reads=reads, label=arguments.label, folder=folder
+    )
+    print(report)
+
+
+def _add_predict(verbs: Any) -> None:
+    parser = _add(verbs, "predict", _predict, "a task's answers to items")
+    _add_model(parser)
+    parser.add_argument("items", nargs="+", help="files, or texts")
+    parser.add_argument("--task", help="which of the model's tasks")
+    parser.add_argument("--top", type=int, default=1, help="answers to each item")
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    model = _load(arguments)
+    answers = model.predict(arguments.items, arguments.task, top=arguments.top, on_error="skip")
+    for item, found in zip(arguments.items, answers, strict=True):
+        print(f"{item}\t" + ("\t".join(f"{a.label} {a.score:.3f}" for a in found) or "could not be read"))
+
+
+def _add_generate(verbs: Any) -> None:
+    parser = _add(verbs, "generate", _generate, "continue texts with a language model")
+    _add_model(parser)
+    parser.add_argument("prompts", nargs="*", default=[""], help="how the texts begin")
+    parser.add_argument("--task", help="which of the model's tasks")
+    parser.add_argument("--max-tokens", type=int, default=128)
+    parser.add_argument("--temperature", type=float, default=0.8)
+    parser.add_argument("--top-k", type=int)
+    parser.add_argument("--top-p", type=float)
+    parser.add_argument("--stop", action="append", default=[], help="a string that ends the text")
+    parser.add_argument("--seed", type=int)
+
+
+def _generate(arguments: argparse.Namespace) -> None:
+    names = ("max_tokens", "temperature", "top_k", "top_p", "stop", "seed")
+    options = {name: getattr(arguments, name) for name in names}
+    model = _load(arguments)
+    for prompt, text in zip(
+        arguments.prompts, model.generate(arguments.prompts, arguments.task, **options), strict=True
+    ):
+        print(prompt + text)
+
+
+def _add_embed(verbs: Any) -> None:
+    parser = _add(verbs, "embed", _embed, "embed files into a Parquet file that grows: only what is new or changed")
+    _add_model(parser)
+    parser.add_argument("items", nargs="+", help="folders, files, or texts")
+    parser.add_argument("-o", "--out", required=True, metavar="FILE.parquet")
+    parser.add_argument("--modality", help="what every item is, where it should not be told from the item")
+
+
+def _embed(arguments: argparse.Namespace) -> None:
+    from unitx.index import Index
+
+    model, index = _load(arguments), Index(arguments.out)
+    for item in arguments.items:
+        added = index.add(model, item if Path(item).exists() else [item], arguments.modality)
+        print(f"{item}: {added.new} new, {added.changed} changed, {added.unchanged} as before, {added.skipped} skipped")
+    print(f"{len(index)} embeddings in {arguments.out}")
+
+
+def _add_search(verbs: Any) -> None:
+    parser = _add(verbs, "search", _search, "the nearest items of a file of embeddings")
+    _add_model(parser)
+    parser.add_argument("index", metavar="FILE.parquet")
+    parser.add_argument("query", help="a text, or a picture's or a recording's path")
+    parser.add_argument("--top", type=int, default=5)
+    parser.add_argument("--modality", help="what the query is, where it should not be told from it")
+
+
+def _search(arguments: argparse.Namespace) -> None:
+    from unitx.index import Index
+
+    if not Path(arguments.index).is_file():
+        raise UnitxError(
+            f"there is no file {arguments.index}; make one with: unitx embed MODEL FOLDER -o {arguments.index}"
+        )
+    for hit in Index(arguments.index).search(_load(arguments), arguments.query, arguments.top, arguments.modality):
+        print(f"{hit.score:.3f}  {hit.item}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,286 @@
+"""What a trained model says about items: embeddings, hidden states, predictions.
+
+The functions here are methods of `Model`. Items are read in threads, packed by a token budget and answered in the order
+given; a long text or sound goes through in windows, whose results are averaged by their lengths.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unitx.errors import BadItem, UnitxError
+from unitx.media import describe, modality_of
+from unitx.task import Answer, TaskInfo
+from unitx.tokens import Prepared, Tokens, collate, pack
+
+if TYPE_CHECKING:
+    from unitx.model import Model
+
+CHUNK = 1024  # items read and sorted by length at once
+THREADS = 4
+
+
+@torch.inference_mode()
+def embed(
+    model: Model,
+    items: Iterable[Any],
+    modality: str | None = None,
+    *,
+    batch_tokens: int = 16_384,
+    normalize: bool = True,
+    show_progress: bool | None = None,
+    on_error: str = "raise",
+) -> np.ndarray:
+    """One vector an item: from the model's `align` head where it has one, else the mean of the backbone's output.
+
+    Args:
+        items: paths, texts, bytes, PIL images, arrays, tensors, (waveform, rate) pairs, or dictionaries of modality →
+            item that form one sequence; any number, any mixture.
+        modality: what every item is, where it should not be told from the item.
+        batch_tokens: tokens that go through the model at once.
+        normalize: whether vectors have unit length.
+        show_progress: None for a bar when there are many items and a terminal.
+        on_error: "raise", or "skip": a row of NaN for what cannot be read, and one warning.
+
+    Returns: (len(items), dim) float32, in the order given.
+
+    Raises:
+        BadItem: an item that cannot be read; says which.
+        UnitxError: a modality that the model does not read.
+    """
+    align = next((head for head in model.heads.values() if head.info.kind == "align"), None)
+    sequences = [_parts(model, item, modality) for item in _as_list(items)]
+
+    def compute(tokens: Tokens) -> Tensor:
+        return align.embed(tokens) if align is not None else tokens.mean()
+
+    vectors = _run(model, sequences, compute, batch_tokens, show_progress, on_error)
+    if vectors is None:
+        return np.zeros((0, model.backbone.config.dim), dtype=np.float32)
+    return (F.normalize(vectors, dim=-1) if normalize else vectors).numpy()
+
+
+@torch.inference_mode()
+def hidden_states(
+    model: Model,
+    items: Iterable[Any],
+    modality: str | None = None,
+    *,
+    batch_tokens: int = 16_384,
+    show_progress: bool | None = None,
+    on_error: str = "raise",
+) -> list[Tensor]:
+    """The backbone's output for each item, (n_i, dim) float32; the windows of a long item one after the other.
+
+    Besides all that `embed` takes, a 1-D integer tensor counts as text ids and a float tensor (3, height, width) as
+    pixel values already normalised. With `on_error="skip"` what cannot be read gives (0, dim).
+    """
+    sequences = [_parts(model, item, modality) for item in _as_list(items)]
+    found: list[list[Tensor]] = [[] for _ in sequences]
+    for tokens, owners, _ in _batches(model, sequences, batch_tokens, show_progress, on_error):
+        for item, states in zip(owners, tokens.to_list(), strict=True):
+            found[item].append(states.float().cpu())
+    nothing = torch.zeros(0, model.backbone.config.dim)
+    return [torch.cat(states) if states else nothing for states in found]
+
+
+def predict(
+    model: Model,
+    items: Iterable[Any],
+    task: str | None = None,
+    *,
+    top: int = 1,
+    batch_tokens: int = 16_384,
+    show_progress: bool | None = None,
+    on_error: str = "raise",
+) -> list[list[Answer]]:
+    """For each item the `top` best answers of a task, best first.
+
+    Args:
+        items: as for `embed`; a task that reads several columns takes dictionaries of column → item.
+        task: may be left out where the model has one task that predicts.
+        on_error: "raise", or "skip": an empty list for what cannot be read, and one warning.
+    """
+    name = task or _predicting_task(model)
+    outputs = _task_outputs(model, name, items, batch_tokens, show_progress, on_error)
+    read = ~torch.isnan(outputs).any(-1)
+    answers = iter(model.head(name).answers(outputs[read], top))
+    return [next(answers) if ok else [] for ok in read.tolist()]
+
+
+def predict_proba(
+    model: Model,
+    items: Iterable[Any],
+    task: str | None = None,
+    *,
+    batch_tokens: int = 16_384,
+    show_progress: bool | None = None,
+    on_error: str = "raise",
+) -> np.ndarray:
+    """(len(items), classes) float32 probabilities, columns as `model.labels(task)`; arguments as for `predict`."""
+    name = task or _predicting_task(model)
+    head = model.head(name)
+    if not hasattr(head, "probabilities"):
+        raise UnitxError(f"task '{name}' ({head.info.kind}) has no probabilities")
+    return head.probabilities(_task_outputs(model, name, items, batch_tokens, show_progress, on_error)).numpy()
+
+
+def _predicting_task(model: Model) -> str:
+    return model.only_task("classify") if len(model.tasks) != 1 else model.tasks[0]
+
+
+@torch.inference_mode()
+def _task_outputs(
+    model: Model, task: str, items: Iterable[Any], batch_tokens: int, show_progress: bool | None, on_error: str
+) -> Tensor:
+    head = model.head(task)
+    sequences = [_task_parts(head.info, item) for item in _as_list(items)]
+
+    def compute(tokens: Tokens) -> Tensor:
+        return head.outputs(tokens, torch.arange(len(tokens.layout), device=tokens.layout.device))
+
+    outputs = _run(model, sequences, compute, batch_tokens, show_progress, on_error)
+    return torch.zeros(0, max(len(head.info.labels), 1)) if outputs is None else outputs
+
+
+def _as_list(items: Iterable[Any]) -> list[Any]:
+    if isinstance(items, str | bytes | dict) or not isinstance(items, Iterable):
+        raise UnitxError(f"give a list of items, not one: [{describe(items)}]")
+    return list(items)
+
+
+def _parts(model: Model, item: Any, modality: str | None) -> list[tuple[str, Any]]:
+    """The (modality, item) pairs of one item, checked against what the model reads."""
+    if isinstance(item, dict) and modality is None:
+        parts = [(name, part) for name, part in item.items() if part is not None]
+    else:
+        parts = [(modality or _guess(model, item), item)]
+    for name, _ in parts:
+        if name not in model.tokenizers:
+            raise UnitxError(f"the model does not read '{name}'; it reads: {', '.join(model.modalities)}")
+    if not parts:
+        raise UnitxError("an item without any part: give at least one modality")
+    return parts
+
+
+def _guess(model: Model, item: Any) -> str:
+    if isinstance(item, Tensor) and item.ndim == 1 and not item.is_floating_point():
+        return "text"
+    if isinstance(item, Tensor) and item.ndim == 3:
+        return "image"
+    found = modality_of(item)
+    if found is None:
+        raise UnitxError(f"cannot tell what {describe(item)} is: pass modality= ({', '.join(model.modalities)})")
+    return found
+
+
+def _task_parts(info: TaskInfo, item: Any) -> list[tuple[str, Any]]:
+    """The sequence that a task reads of an item, given bare, or as a dictionary of columns or modalities."""
+    if isinstance(item, dict):
+        by_column = {column: item.get(column, item.get(modality)) for column, modality in info.reads.items()}
+        parts = info.parts(by_column)
+        if not parts:
+            raise UnitxError(
+                f"task '{info.name}' reads {', '.join(info.reads)}; the item has {', '.join(map(str, item))}"
+            )
+        return parts
+    modalities = set(info.reads.values())
+    if len(modalities) > 1:
+        wants = ", ".join(f"'{column}': …" for column in info.reads)
+        raise UnitxError(f"task '{info.name}' reads several columns: give each item as {{{wants}}}")
+    return [(modalities.pop(), item)]
+
+
+def _run(
+    model: Model,
+    sequences: Sequence[list[tuple[str, Any]]],
+    compute: Callable[[Tokens], Tensor],
+    batch_tokens: int,
+    show_progress: bool | None,
+    on_error: str,
+) -> Tensor | None:
+    """(items, …) float32 on the CPU: what `compute` gives, averaged over an item's windows; NaN for skipped ones."""
+    total: Tensor | None = None
+    weight = torch.zeros(len(sequences))
+    for tokens, owners, lengths in _batches(model, sequences, batch_tokens, show_progress, on_error):
+        found = compute(tokens)[tokens.layout.inverse].float().cpu()
+        if total is None:
+            total = found.new_zeros(len(sequences), *found.shape[1:])
+        share = torch.tensor(lengths, dtype=torch.float32)
+        total.index_add_(0, torch.tensor(owners), found * share.view(-1, *[1] * (found.ndim - 1)))
+        weight.index_add_(0, torch.tensor(owners), share)
+    if total is None:
+        return None
+    return total / weight.where(weight > 0, torch.nan).view(-1, *[1] * (total.ndim - 1))
+
+
+def _batches(
+    model: Model,
+    sequences: Sequence[list[tuple[str, Any]]],
+    batch_tokens: int,
+    show_progress: bool | None,
+    on_error: str,
+) -> Iterator[tuple[Tokens, list[int], list[int]]]:
+    """Backbone outputs, with the item and the length of each sequence in the order it was given to collate."""
+    if on_error not in ("raise", "skip"):
+        raise UnitxError(f"on_error is {on_error!r}; it can be 'raise' or 'skip'")
+    training = model.training
+    model.eval()
+    bad: list[str] = []
+    try:
+        for first, chunk in _read(model, sequences, show_progress, on_error, bad):
+            windows = [(first + i, window) for i, found in enumerate(chunk) for window in found]
+            for places in pack([len(window) for _, window in windows], batch_tokens):
+                prepared = [windows[i][1] for i in places]
+                batch = collate(prepared, model.modalities).to(model.device)
+                yield model.encode(batch), [windows[i][0] for i in places], [len(p) for p in prepared]
+    finally:
+        model.train(training)
+    if bad:
+        warnings.warn(f"{len(bad)} of {len(sequences)} items could not be read; the first: {bad[0]}", stacklevel=4)
+
+
+def _read(
+    model: Model, sequences: Sequence[Any], show_progress: bool | None, on_error: str, bad: list[str]
+) -> Iterator[tuple[int, list[list[Prepared]]]]:
+    """Chunks of items as their windows, with the number of the first; read in threads, one chunk ahead."""
+    from tqdm import tqdm
+
+    processors = model.processors
+
+    def windows(parts: list[tuple[str, Any]]) -> list[Prepared] | BadItem:
+        try:
+            features = [(m, processors[m].features(processors[m].read(item))) for m, item in parts]
+        except BadItem as error:
+            return error
+        if len(features) == 1:
+            modality, values = features[0]
+            return [Prepared([(modality, pieces)]) for pieces in processors[modality].windows(values)]
+        return [Prepared([(m, processors[m].cut(values)) for m, values in features])]
+
+    hidden = not (len(sequences) > CHUNK and sys.stderr.isatty()) if show_progress is None else not show_progress
+    with ThreadPoolExecutor(THREADS) as threads, tqdm(total=len(sequences), disable=hidden, unit="item") as bar:
+        waiting = iter(sequences)
+        ahead = [threads.submit(windows, parts) for parts in islice(waiting, CHUNK)]
+        first = 0
+        while ahead:
+            chunk, ahead = ahead, [threads.submit(windows, parts) for parts in islice(waiting, CHUNK)]
+            found = [future.result() for future in chunk]
+            for error in (f for f in found if isinstance(f, BadItem)):
+                if on_error == "raise":
+                    threads.shutdown(wait=False, cancel_futures=True)
+                    raise error
+                bad.append(str(error))
+            yield first, [[] if isinstance(f, BadItem) else f for f in found]
+            first += len(chunk)
+            bar.update(len(chunk))

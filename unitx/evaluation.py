@@ -1,0 +1,50 @@
+"""Scores of a task on held-out rows, and the picture that shows where it goes wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unitx.batches import Evaluation, Feed, Notes, Preparer, data_loader
+from unitx.model import Model
+
+
+@torch.inference_mode()
+def task_outputs(
+    model: Model, preparer: Preparer, feed: Feed, seed: int = 0, workers: int | None = 0
+) -> tuple[Tensor, Any, Notes]:
+    """What a task's head says of all rows of a source: its outputs, the collated targets, and what to report."""
+    head = model.head(feed.info.name)
+    training = model.training
+    model.eval()
+    outputs, targets, notes = [], [], Notes()
+    dataset = Evaluation(preparer, feed, seed)
+    try:
+        for batch in data_loader(dataset, range(len(dataset)), workers):
+            if batch is None:
+                continue
+            batch = batch.to(model.device)
+            mine = batch.targets[feed.info.name]
+            outputs.append(head.outputs(model.encode(batch), mine.rows).float().cpu())
+            targets.append(mine.values)
+            notes.add(batch.notes)
+    finally:
+        model.train(training)
+    return torch.cat(outputs) if outputs else torch.zeros(0), _concatenate(targets), notes
+
+
+def score(model: Model, preparer: Preparer, feed: Feed, seed: int = 0, workers: int | None = 0) -> dict[str, float]:
+    """The task's metrics over all rows of a source; empty where no row could be used."""
+    outputs, targets, _ = task_outputs(model, preparer, feed, seed, workers)
+    return model.head(feed.info.name).score(outputs, targets) if len(outputs) else {}
+
+
+def _concatenate(parts: list[Any]) -> Any:
+    """Collated targets of several batches as one."""
+    if not parts or parts[0] is None:
+        return None
+    if isinstance(parts[0], dict):
+        return {key: torch.cat([part[key] for part in parts]).cpu() for key in parts[0]}
+    return torch.cat(parts).cpu()

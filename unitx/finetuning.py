@@ -1,0 +1,46 @@
+"""What trains when a model is trained further."""
+
+from __future__ import annotations
+
+from unitx.errors import UnitxError
+from unitx.job import Job, build_job
+from unitx.model import Model
+from unitx.recipe import Recipe
+
+
+def prepare_base(recipe: Recipe, base: Model) -> Job:
+    """A job on a trained model: new tokenizers and heads attached, the rest frozen as `tune` and `freeze` say.
+
+    Raises:
+        UnitxError: a modality to freeze that the model does not read, or a `tune` that would change what it gives.
+    """
+    frozen = [name.strip() for name in recipe.freeze.split(",") if name.strip()]
+    for modality in frozen:
+        if modality not in base.tokenizers:
+            raise UnitxError(f"--freeze {modality}: the model reads {', '.join(base.modalities)}")
+    if frozen and recipe.tune not in ("head", "lora"):
+        raise UnitxError(
+            f"--freeze {recipe.freeze} keeps what the backbone gives for it, and --tune {recipe.tune} would change it: "
+            "use --tune lora (adapters that the frozen modalities do not pass) or --tune head"
+        )
+    old_tokenizers, old_heads = set(base.tokenizers), set(base.heads)
+    job = build_job(recipe, base)
+    model = job.model
+    tune(model, recipe.tune, frozen)
+    for modality in old_tokenizers:
+        model.tokenizers[modality].requires_grad_(recipe.tune == "all" and modality not in frozen)
+    for name in old_heads - {feed.info.name for feed in job.feeds}:
+        model.heads[name].requires_grad_(False)
+    return job
+
+
+def tune(model: Model, how: str, frozen: list[str]) -> None:
+    """Let the backbone train as a whole, in its norms, by adapters, or not at all."""
+    backbone = model.backbone
+    if how == "lora":
+        model.add_adapters(frozen)
+        return
+    backbone.requires_grad_(how == "all")
+    if how == "norms":
+        for name, p in backbone.named_parameters():
+            p.requires_grad_("norm" in name)

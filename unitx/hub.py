@@ -1,0 +1,78 @@
+"""Data sets of Hugging Face `datasets`, in memory or by their name on the hub."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from unitx.errors import UnitxError
+from unitx.tables import Column, TableSource, table_cells
+
+
+@dataclass
+class DatasetSource:
+    """Rows of a Hugging Face `datasets.Dataset`, read where they lie on disk; files come as undecoded bytes.
+
+    Decoding is the tokenizers' (`datasets` needs torchcodec for sound). Class numbers become class names.
+    """
+
+    dataset: Any
+    name: str
+    reads: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        features = self.dataset.features
+        self.classes = {name: feature.names for name, feature in features.items() if hasattr(feature, "names")}
+        self.arrow = self.dataset.with_format("arrow")
+
+    @property
+    def columns(self) -> list[str]:
+        return list(self.dataset.column_names)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def row(self, index: int, rng: np.random.Generator | None = None, strength: float = 1.0) -> dict[str, Any]:
+        """Column → item of row `index`, from 0."""
+        return self._table(self.arrow[int(index) : int(index) + 1]).row(0)
+
+    def column(self, name: str) -> list[Any]:
+        """All cells of a column."""
+        return self._table(self.arrow.select_columns([name])[:]).column(name)
+
+    def _table(self, table: pa.Table) -> TableSource:
+        cells: dict[str, Column] = table_cells(table, self.name)
+        for name in self.classes.keys() & cells.keys():
+            cells[name] = [self._class(name, number) for number in cells[name].to_pylist()]
+        return TableSource(cells, Path.cwd(), self.name, self.reads)
+
+    def _class(self, name: str, number: int | None) -> str | None:
+        return None if number is None or number < 0 else self.classes[name][number]
+
+
+def load_hub(name: str) -> DatasetSource:
+    """A data set of the Hugging Face hub, "user/name" or "name", with ":split" where it is not train.
+
+    Raises:
+        UnitxError: `datasets` is not installed, or the data set cannot be loaded.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise UnitxError(
+            f"there is no file or folder {name}; if it is a data set of the hub: pip install 'unitx-toolkit[hub]'"
+        ) from error
+    repository, _, split = name.partition(":")
+    try:
+        dataset = datasets.load_dataset(repository, split=split or "train")
+    except Exception as error:  # whatever the hub, the network or the data set's own files bring up
+        cause = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UnitxError(
+            f"'{name}' is neither a path nor a data set of the hub that could be loaded ({cause}); "
+            "give another path or name, or load it in Python and give the Dataset itself"
+        ) from error
+    return DatasetSource(dataset, name)

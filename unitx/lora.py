@@ -1,0 +1,78 @@
+"""Low-rank adapters on the backbone (LoRA, Hu et al. 2021), which a sequence of a frozen modality does not pass."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unitx.backbone import Backbone, Linear
+from unitx.tokens import Layout
+
+RANK, ALPHA = 8, 16
+
+
+class LoRA(nn.Module):
+    """A frozen linear map plus a trained one of low rank, which starts at zero.
+
+    Attributes:
+        gate: (N, 1), 1 for the tokens that the adapter acts on; None for all.
+    """
+
+    def __init__(self, base: Linear, rank: int = RANK):
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.down = nn.Parameter(torch.randn(rank, base.in_features) * base.in_features**-0.5)
+        self.up = nn.Parameter(torch.zeros(base.out_features, rank))
+        self.scale = ALPHA / rank
+        self.gate: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        change = F.linear(F.linear(x, self.down.to(x.dtype)), self.up.to(x.dtype)) * self.scale
+        return self.base(x) + (change if self.gate is None else change * self.gate.to(x.dtype))
+
+    @torch.no_grad()
+    def merged(self) -> Linear:
+        """The one linear map that is equal to both together."""
+        self.base.weight += self.scale * self.up @ self.down
+        return self.base.requires_grad_(True)
+
+
+def add_lora(backbone: Backbone, rank: int = RANK) -> None:
+    """Put an adapter on every linear map of every block, and freeze the rest of the backbone."""
+    backbone.requires_grad_(False)
+    for block in backbone.blocks:
+        for module, name in _linears(block):
+            setattr(module, name, LoRA(getattr(module, name), rank).to(backbone.norm.weight.device))
+
+
+def merge_lora(backbone: Backbone) -> None:
+    """Fold all adapters into the weights."""
+    for block in backbone.blocks:
+        for module, name in _linears(block):
+            if isinstance(adapter := getattr(module, name), LoRA):
+                setattr(module, name, adapter.merged())
+    backbone.requires_grad_(True)
+
+
+def has_lora(backbone: Backbone) -> bool:
+    """Whether there are adapters that have not been merged."""
+    return any(isinstance(module, LoRA) for module in backbone.modules())
+
+
+def set_gates(backbone: Backbone, layout: Layout, frozen: list[bool]) -> None:
+    """Let the adapters pass by every sequence that consists of frozen modalities alone.
+
+    Args:
+        frozen: whether a modality is, by its number.
+    """
+    free = (~torch.tensor(frozen, device=layout.device)[layout.modality]).float()
+    touched = free.new_zeros(len(layout)).index_add(0, layout.segments, free) > 0
+    gate = touched[layout.segments].float()[:, None]
+    for module in backbone.modules():
+        if isinstance(module, LoRA):
+            module.gate = gate
+
+
+def _linears(block: nn.Module) -> list[tuple[nn.Module, str]]:
+    return [(block.attn, "qkv"), (block.attn, "out"), (block.mlp, "up"), (block.mlp, "down")]

@@ -1,0 +1,168 @@
+"""What the modalities share in taking items: which medium an item is, its name in messages, opening and cropping it.
+
+Nothing here imports torch, NumPy or Pillow: arrays, tensors and pictures are known by their shape and class.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from unitx.errors import BadItem, UnitxError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def _suffixes(names: str) -> frozenset[str]:
+    return frozenset(f".{name}" for name in names.split())
+
+
+# What no decoder here reads (HEIC, SVG) is listed too: such a file gets a clear error and is not taken for text.
+IMAGE_SUFFIXES = _suffixes(
+    "jpg jpeg jpe jfif png apng webp gif bmp dib tif tiff ppm pgm pbm pnm tga ico jp2 j2k avif heic heif svg"
+)
+AUDIO_SUFFIXES = _suffixes("wav wave flac ogg oga opus mp3 mp2 m4a m4b aac wma aif aiff aifc au caf w64 amr ac3")
+VIDEO_SUFFIXES = _suffixes("mp4 m4v mkv webm mov avi mpg mpeg ogv wmv flv 3gp")
+TEXT_SUFFIXES = _suffixes("txt md")
+
+_SUFFIXES = {"image": IMAGE_SUFFIXES, "audio": AUDIO_SUFFIXES, "video": VIDEO_SUFFIXES, "text": TEXT_SUFFIXES}
+
+
+def suffix_modality(path: str | Path) -> str | None:
+    """The modality that a path's suffix stands for, whether or not the file exists; None for an unknown suffix."""
+    suffix = os.path.splitext(path)[1].lower()
+    return next((modality for modality, suffixes in _SUFFIXES.items() if suffix in suffixes), None)
+
+
+def modality_of(item: Any) -> str | None:
+    """The modality of an item when the user did not say; None if it can't be told.
+
+    A PIL image, an array (height, width, 1|3|4), a uint8 array (height, width) and a tensor (3, height, width) are
+    images, a tuple (waveform, rate) is audio, a string that names an existing file with a media suffix is that medium,
+    any other string is text, and a `Path` is what its suffix says. Bytes, file objects and bare waveforms are None.
+    """
+    if isinstance(item, Path):
+        return suffix_modality(item)
+    if isinstance(item, str):
+        return (suffix_modality(item) if os.path.isfile(item) else None) or "text"
+    if _is_picture(item):
+        return "image"
+    if isinstance(item, tuple) and len(item) == 2 and _is_array(item[0]) and not _is_array(item[1]):
+        return "audio"
+    if not _is_array(item):
+        return None
+    shape = tuple(item.shape)
+    if is_tensor(item):
+        return "image" if len(shape) == 3 and shape[0] == 3 else None
+    is_image = (len(shape) == 3 and shape[2] in (1, 3, 4)) or (len(shape) == 2 and str(item.dtype) == "uint8")
+    return "image" if is_image else None
+
+
+def describe(item: Any) -> str:
+    """A short name of any item, on one line, for messages: a path, or what kind of thing it is and how large."""
+    if isinstance(item, Path) or (isinstance(item, str) and len(item) < 1000 and suffix_modality(item)):
+        return str(item).replace("\n", " ")
+    if isinstance(item, str):
+        return f"text {item if len(item) <= 30 else item[:30] + '…'!r}"
+    if isinstance(item, bytes | bytearray | memoryview):
+        return f"bytes of length {len(item)}"
+    if _is_picture(item):
+        return f"PIL image {item.width}x{item.height} {item.mode}"
+    if _is_array(item):
+        kind = "tensor" if is_tensor(item) else "array"
+        return f"{kind} {tuple(item.shape)} {str(item.dtype).removeprefix('torch.')}"
+    if isinstance(item, tuple) and len(item) == 2 and _is_array(item[0]):
+        return f"{describe(item[0])} at {item[1]} Hz"
+    if hasattr(item, "read"):
+        return f"file {getattr(item, 'name', 'object')}"
+    return f"{type(item).__name__} {repr(item)[:30]}"
+
+
+def is_tensor(item: Any) -> bool:
+    """Whether it is a torch tensor (an item of a module that was never imported can't be)."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(item, torch.Tensor)
+
+
+def _is_array(item: Any) -> bool:
+    return hasattr(item, "shape") and hasattr(item, "dtype") and len(item.shape) > 0
+
+
+def _is_picture(item: Any) -> bool:
+    pillow = sys.modules.get("PIL.Image")
+    return pillow is not None and isinstance(item, pillow.Image)
+
+
+@contextmanager
+def open_binary(item: Any) -> Iterator[BinaryIO]:
+    """A path, bytes or a binary file object as a seekable file that stands at its beginning.
+
+    Raises:
+        BadItem: it is none of these, or is missing, unreadable or empty.
+    """
+    if isinstance(item, str | Path):
+        file = _open(item)
+    elif isinstance(item, bytes | bytearray | memoryview):
+        file = BytesIO(item)
+    elif hasattr(item, "read"):
+        file = item if getattr(item, "seekable", lambda: False)() else BytesIO(_read_all(item))
+    else:
+        raise BadItem(f"{describe(item)} cannot be read; give a path, bytes or a file opened in binary mode")
+    try:
+        yield _at_start(file, item)
+    finally:
+        if file is not item:
+            file.close()
+
+
+def _open(path: str | Path) -> BinaryIO:
+    try:
+        return open(Path(path).expanduser(), "rb")
+    except FileNotFoundError as error:
+        raise BadItem(f"{describe(path)}: there is no such file; check the path and the current folder") from error
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL in the name, a home that is not known
+        reason = getattr(error, "strerror", None) or str(error)
+        raise BadItem(f"{describe(path)} cannot be opened ({reason}); give a file that can be read") from error
+
+
+def _read_all(item: Any) -> bytes:
+    data = item.read()
+    if not isinstance(data, bytes):
+        raise BadItem(f"{describe(item)} is open as text; open it in binary mode ('rb')")
+    return data
+
+
+def _at_start(file: Any, item: Any) -> BinaryIO:
+    file.seek(0)
+    first = file.read(1)
+    if isinstance(first, str):
+        raise BadItem(f"{describe(item)} is open as text; open it in binary mode ('rb')")
+    if not first:
+        raise BadItem(f"{describe(item)} is empty; remove it, or copy it again from its source")
+    file.seek(0)
+    return file
+
+
+def crop(length: int, room: int, rng: np.random.Generator | None) -> slice:
+    """Which part of something of `length` to keep in `room`: one chosen by `rng`, the beginning without it."""
+    spare = length - room
+    start = int(rng.integers(spare + 1)) if rng is not None and spare > 0 else 0
+    return slice(start, start + room)
+
+
+def check_positive(options: Any, *names: str) -> None:
+    """Check that the named fields of a processor are whole numbers above zero.
+
+    Raises:
+        UnitxError: one is not; names it.
+    """
+    for name in names:
+        value = getattr(options, name)
+        if not isinstance(value, int) or value < 1:
+            raise UnitxError(f"{type(options).__name__}: {name} must be a whole number above zero, not {value!r}")

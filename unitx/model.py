@@ -1,0 +1,291 @@
+"""The whole machine: tokenizers for its modalities, one backbone, a head for each task."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unitx import embedding, generation
+from unitx.backbone import Backbone
+from unitx.config import BackboneConfig
+from unitx.errors import UnitxError
+from unitx.lora import add_lora, has_lora, set_gates
+from unitx.recipe import FORMAT, from_dict
+from unitx.registry import TASKS, TOKENIZERS
+from unitx.task import Task, TaskInfo
+from unitx.tokenizer import Processor
+from unitx.tokens import Batch, Tokens
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+class Model(nn.Module):
+    """Tokenizers + one shared backbone + heads.
+
+    Args:
+        backbone: the backbone's shape.
+        processors: modality → the data half of its tokenizer.
+        tasks: what each head needs to know.
+
+    Attributes:
+        compute_dtype: of the activations; weights stay float32.
+        frozen: modalities that the backbone's adapters (`add_adapters`) leave exactly as they were.
+    """
+
+    def __init__(self, backbone: BackboneConfig, processors: dict[str, Processor], tasks: Iterable[TaskInfo]):
+        super().__init__()
+        self.compute_dtype = torch.float32
+        self.frozen: list[str] = []
+        self.backbone = Backbone(backbone)
+        self.tokenizers = nn.ModuleDict()
+        for modality in sorted(processors):
+            self.add_tokenizer(modality, processors[modality])
+        self.heads = nn.ModuleDict()
+        for info in tasks:
+            self.add_task(info)
+
+    embed = embedding.embed
+    hidden_states = embedding.hidden_states
+    predict = embedding.predict
+    predict_proba = embedding.predict_proba
+    generate = generation.generate
+
+    @property
+    def modalities(self) -> list[str]:
+        """What the model reads, sorted."""
+        return sorted(self.tokenizers)
+
+    @property
+    def tasks(self) -> list[str]:
+        """The names of the tasks that it has heads for."""
+        return list(self.heads)
+
+    @property
+    def processors(self) -> dict[str, Processor]:
+        """Modality → the data half of its tokenizer."""
+        return {modality: self.tokenizers[modality].processor for modality in self.modalities}
+
+    @property
+    def device(self) -> torch.device:
+        return self.backbone.norm.weight.device
+
+    def add_tokenizer(self, modality: str, processor: Processor) -> None:
+        """Attach a tokenizer with new weights for a modality that the model does not read yet."""
+        added = {**self.tokenizers, modality: TOKENIZERS.get(modality)(processor, self.backbone.config.dim)}
+        self.tokenizers = nn.ModuleDict({name: added[name] for name in sorted(added)})
+
+    def add_adapters(self, frozen: Iterable[str] = ()) -> None:
+        """Put LoRA on the backbone; sequences of `frozen` modalities alone do not pass it."""
+        add_lora(self.backbone)
+        self.frozen = sorted(frozen)
+
+    def add_task(self, info: TaskInfo) -> None:
+        """Attach a head with new weights; one of the same name is replaced."""
+        self.heads[info.name] = TASKS.get(info.kind)(self.backbone.config.dim, info, self.processors)
+
+    def only_task(self, kind: str | None = None) -> str:
+        """The name of the one task there is (of a kind).
+
+        Raises:
+            UnitxError: there is none, or there are several to choose from.
+        """
+        found = [name for name, head in self.heads.items() if kind in (None, head.info.kind)]
+        if len(found) != 1:
+            what = "task" if kind is None else f"{kind} task"
+            has = ", ".join(self.tasks) or "none"
+            raise UnitxError(f"the model has {len(found)} {what}s; say which with task= (it has: {has})")
+        return found[0]
+
+    def head(self, task: str) -> Task:
+        """The head of a task, by name.
+
+        Raises:
+            UnitxError: the model has no such task; says which it has.
+        """
+        if task not in self.heads:
+            raise UnitxError(f"the model has no task '{task}'; it has: {', '.join(self.tasks) or 'none'}")
+        return self.heads[task]
+
+    def labels(self, task: str | None = None) -> list[str]:
+        """The names of a task's classes or concepts, in the order of `predict_proba`'s columns."""
+        return list(self.head(task or self.only_task()).info.labels)
+
+    def embed_pieces(self, batch: Batch) -> Tokens:
+        """Everything before the first block: each modality by its tokenizer, then all in packed order."""
+        vectors = [self.tokenizers[m](batch.values[m], batch.counts[m]) for m in self.modalities if m in batch.values]
+        packed = torch.cat(vectors) if len(vectors) > 1 else vectors[0]
+        if batch.order is not None:
+            packed = packed.index_select(0, batch.order)
+        return Tokens(packed.to(self.compute_dtype), batch.layout)
+
+    def encode(self, batch: Batch, **inside: Any) -> Tokens:
+        """The backbone's output for a batch; keyword arguments go to `Backbone.forward`."""
+        if self.frozen:
+            set_gates(self.backbone, batch.layout, [m in self.frozen for m in self.modalities])
+        return self.backbone(self.embed_pieces(batch), **inside)
+
+    def forward(self, batch: Batch, counts: dict[str, float] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum over tasks of their mean losses.
+
+        Args:
+            counts: task → what its summed loss is divided by, where that is more than this batch holds (over
+                micro-batches and processes); by default what the batch holds.
+
+        Returns: the loss (), and for each task its loss and metrics as () tensors, "task/loss".
+        """
+        tokens = self.encode(batch)
+        total = tokens.vectors.new_zeros((), dtype=torch.float32)
+        metrics: dict[str, Tensor] = {}
+        for name, targets in batch.targets.items():
+            head = self.heads[name]
+            found = head.loss(tokens, targets)
+            mean = found.sum / max(counts[name] if counts else found.count, 1)
+            total = total + head.info.weight * mean
+            metrics[f"{name}/loss"] = found.sum.detach() / max(found.count, 1)
+            for metric, value in found.metrics.items():
+                metrics[f"{name}/{metric}"] = value / max(found.count, 1)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            total = total + self._touch(batch)
+        return total, metrics
+
+    def _touch(self, batch: Batch) -> Tensor:
+        """Zero, depending on what this process has no item for: data-parallel training waits for every gradient."""
+        absent = [t for m, t in self.tokenizers.items() if m not in batch.values]
+        absent += [h for name, h in self.heads.items() if name not in batch.targets]
+        return sum(
+            (p.sum() * 0.0 for module in absent for p in module.parameters()), torch.zeros((), device=self.device)
+        )
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
+        """Write `config.json` and `model.safetensors` (and a tokenizer's own files), replacing what is there.
+
+        Args:
+            dtype: of the floating-point weights in the file; they are float32 again when loaded.
+        """
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        config: dict[str, Any] = {"format": FORMAT, "backbone": asdict(self.backbone.config), "tokenizers": {}}
+        for modality, processor in self.processors.items():
+            options = {f.name: getattr(processor, f.name) for f in fields(processor)}
+            for name in [name for name, value in options.items() if isinstance(value, bytes)]:
+                value = options.pop(name)
+                if value:
+                    (folder / f"{modality}.{name}").write_bytes(value)
+            config["tokenizers"][modality] = {"options": options, "file": TOKENIZERS.file_of(modality)}
+        if has_lora(self.backbone):
+            config["adapters"] = {"frozen": self.frozen}
+        config["tasks"] = [{**asdict(h.info), "file": TASKS.file_of(h.info.kind)} for h in self.heads.values()]
+        weights = {name: _stored(value, dtype) for name, value in self.state_dict().items()}
+        save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+        (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        return folder
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, device: str | torch.device | None = None, **hub: Any) -> Model:
+        """Load a model for use (`eval` mode, float32 weights).
+
+        Args:
+            source: a model's folder, a run's folder, the name of a model that comes along ("senses"), or a hub id.
+            device: where to; by default CUDA where there is one.
+            hub: `revision`, `token`, `cache_dir`, `local_files_only` for a hub id.
+
+        Raises:
+            UnitxError: nothing there, a file missing, another format, or a modality or task that lives in a file that
+                was not imported.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        folder = locate(source, **hub)
+        config = _read_config(folder)
+        processors = {}
+        for modality, entry in config["tokenizers"].items():
+            kind = TOKENIZERS.get(modality, entry["file"]).Processor
+            own = {f.name: folder / f"{modality}.{f.name}" for f in fields(kind)}
+            read = {name: file.read_bytes() for name, file in own.items() if file.is_file()}
+            processors[modality] = from_dict(kind, _tuples(entry["options"]) | read, f"{folder / CONFIG}: {modality}")
+        infos = []
+        for entry in config["tasks"]:
+            TASKS.get(entry["kind"], entry.pop("file"))
+            infos.append(from_dict(TaskInfo, entry, f"{folder / CONFIG}: tasks"))
+        try:
+            model = cls(BackboneConfig(**config["backbone"]), processors, infos)
+            if "adapters" in config:
+                model.add_adapters(**config["adapters"])
+            weights = load_file(folder / WEIGHTS)
+            model.load_state_dict({name: value.to(torch.float32) if value.is_floating_point() else value
+                                   for name, value in weights.items()})  # fmt: skip
+        except (SafetensorError, RuntimeError, TypeError) as error:
+            raise UnitxError(f"{folder} cannot be loaded: {' '.join(str(error).split())[:500]}") from error
+        return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
+        """Upload the model's folder to the Hugging Face hub; returns the commit's address."""
+        import tempfile
+
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload a unitx model"))
+
+
+def locate(source: str | Path, **hub: Any) -> Path:
+    """The folder of a model: as given, `model/` in a run's folder, one that comes along, or downloaded from the hub."""
+    path = Path(source).expanduser()
+    for folder in (path, path / "model"):
+        if (folder / CONFIG).is_file():
+            return folder
+    shipped = files("unitx") / "models" / str(source)
+    if "/" not in str(source) and (shipped / CONFIG).is_file():
+        return Path(str(shipped))
+    if path.exists():
+        raise UnitxError(f"{path} is no model's folder: it has neither {CONFIG} nor model/{CONFIG}")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(snapshot_download(str(source), **hub))
+    except (HFValidationError, OSError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UnitxError(
+            f"there is no model '{source}': it is no folder, does not come along (senses does), "
+            f"and was not loaded from the hub ({reason})"
+        ) from error
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    if not (folder / WEIGHTS).is_file():
+        raise UnitxError(f"{folder} lacks {WEIGHTS}: copy the whole folder, or save the model again")
+    try:
+        config = json.loads((folder / CONFIG).read_text("utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UnitxError(f"{folder / CONFIG} is not valid JSON: {error}") from error
+    if not isinstance(config, dict) or "backbone" not in config:
+        raise UnitxError(f"{folder / CONFIG} is not a unitx model's: it has no 'backbone'")
+    if config.get("format") != FORMAT:
+        raise UnitxError(
+            f"{folder / CONFIG} has format {config.get('format')}, this version of unitx reads format {FORMAT}: "
+            "use the version that wrote it"
+        )
+    return config
+
+
+def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:
+    return value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
+
+
+def _tuples(options: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows lists only; frozen processors hold tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}

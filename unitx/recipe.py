@@ -1,0 +1,281 @@
+"""A recipe: everything that a run needs, as one dataclass tree; nothing here imports torch.
+
+The same fields are keys of a YAML file, flags of the command line and arguments in Python. What is left empty is
+decided by the one dial, `size`, or from the data; `recipe.yaml` in a run's folder keeps given and resolved apart.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from unitx.config import SIZES, BackboneConfig
+from unitx.errors import UnitxError
+
+FORMAT = 1  # of recipe.yaml and config.json; raised when older files can no longer be read
+
+
+@dataclass
+class TaskRecipe:
+    """One task of a run.
+
+    Attributes:
+        kind: the name of a registered task (classify, align, next_token, or a plugin's).
+        data: as `Recipe.data`, for this task alone.
+        test: as `Recipe.test`, for this task alone.
+        reads: as `Recipe.reads`, for this task alone.
+        label: as `Recipe.label`, for this task alone.
+        weight: of its loss in the sum over tasks, and of its share in a batch.
+        options: the task's own options, by name.
+    """
+
+    kind: str = "classify"
+    data: Any = None
+    test: Any = None
+    reads: str | None = None
+    label: str | None = None
+    weight: float = 1.0
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ModelRecipe:
+    """The backbone's shape; what is empty follows from `size`."""
+
+    dim: int | None = None
+    depth: int | None = None
+    heads: int | None = None
+    kv_heads: int | None = None
+    window: int | None = None
+
+
+@dataclass
+class Recipe:
+    """A run.
+
+    Attributes:
+        about: one line that says what the recipe is for.
+        tasks: name → task; all are trained at once, in the same batches.
+        data: folder, file, hub name or `world:emoji`, for the tasks that do not name their own.
+        test: data to evaluate on; without it a seeded part of `data` is held out.
+        reads: columns and what they are read as, "photo:image,title:text"; guessed where it is plain.
+        label: the column that holds the answer.
+        tokenizers: modality → options of its processor (patch, max_tokens, vocabulary, …).
+        size: nano, tiny, small, base or large: width, depth, heads, learning rate and batch together.
+        model: the backbone's shape, where it shall differ from `size`.
+        out: the run's folder.
+        steps: length of the run in steps.
+        epochs: length in passes over the largest task's data.
+        minutes: length in minutes of training; the schedule fits whichever of the three is given.
+        batch_tokens: tokens a step, about: each task's rows a step follow from its mean length.
+        accumulate: micro-batches that a step is cut into, where memory is short.
+        lr: peak learning rate.
+        weight_decay: decoupled (Loshchilov and Hutter 2017).
+        warmup: share of the run in which the learning rate rises.
+        clip: largest norm of the gradient.
+        optimizer: muon (hidden matrices; the rest by AdamW) or adamw.
+        augment: none, light or strong variation of the training items, growing through the run.
+        label_smoothing: of classify tasks that do not set their own; None for the task's default.
+        class_weights: auto or none, of classify tasks that do not set their own.
+        holdout: share of the rows held out where no test data is given.
+        evaluations: how often the held-out rows are scored, evenly over the run; the last at its end.
+        checkpoint_every: steps between checkpoints that `--resume` continues from; None for the end only.
+        precision: auto (measured), fp32 or bf16.
+        seed: of everything random.
+        workers: processes that prepare data; None for what fits the machine.
+        tracker: an Accelerate tracker (tensorboard, wandb, …).
+        plugins: Python files to import first.
+        tune: what finetune trains of the backbone: all, head, norms or lora.
+        freeze: modalities whose tokenizer and answers shall stay exactly as they are, "text,image".
+        layer_decay: finetune multiplies the learning rate by this for each block further from the output.
+    """
+
+    about: str = ""
+    tasks: dict[str, TaskRecipe] = field(default_factory=dict)
+    data: Any = None
+    test: Any = None
+    reads: str | None = None
+    label: str | None = None
+    tokenizers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    size: str = "nano"
+    model: ModelRecipe = field(default_factory=ModelRecipe)
+    out: str | None = None
+    steps: int | None = None
+    epochs: float | None = None
+    minutes: float | None = None
+    batch_tokens: int | None = None
+    accumulate: int = 1
+    lr: float | None = None
+    weight_decay: float = 0.05
+    warmup: float = 0.05
+    clip: float = 1.0
+    optimizer: str = "muon"
+    augment: str = "light"
+    label_smoothing: float | None = None
+    class_weights: str | None = None
+    holdout: float = 0.1
+    evaluations: int = 10
+    checkpoint_every: int | None = None
+    precision: str = "auto"
+    seed: int = 0
+    workers: int | None = None
+    tracker: str | None = None
+    plugins: list[str] = field(default_factory=list)
+    tune: str = "all"
+    freeze: str = ""
+    layer_decay: float = 1.0
+
+
+LENGTHS = ("steps", "epochs", "minutes")
+CHOICES = {
+    "size": tuple(SIZES),
+    "optimizer": ("muon", "adamw"),
+    "augment": ("none", "light", "strong"),
+    "precision": ("auto", "fp32", "bf16"),
+    "tune": ("all", "head", "norms", "lora"),
+    "class_weights": (None, "none", "auto"),
+}
+
+
+def shipped() -> dict[str, str]:
+    """Name → one line about it, for every recipe that comes along."""
+    found = {}
+    for file in sorted((files("unitx") / "recipes").iterdir(), key=lambda f: f.name):
+        if file.name.endswith(".yaml"):
+            found[file.name.removesuffix(".yaml")] = yaml.safe_load(file.read_text("utf-8")).get("about", "")
+    return found
+
+
+def load_recipe(source: str | Path | Recipe) -> Recipe:
+    """A recipe by name (one that ships), by the path of a YAML file or of a run's folder, or as it is.
+
+    Raises:
+        UnitxError: no such recipe, not YAML, an unknown field, a value of the wrong kind.
+    """
+    if isinstance(source, Recipe):
+        return replace(source)
+    path = Path(source)
+    if path.is_dir() and (path / "recipe.yaml").is_file():
+        path = path / "recipe.yaml"
+    if path.is_file():
+        text, name = path.read_text("utf-8"), str(path)
+    elif str(source) in shipped():
+        text, name = (files("unitx") / "recipes" / f"{source}.yaml").read_text("utf-8"), str(source)
+    else:
+        raise UnitxError(f"there is no recipe '{source}': give a YAML file or one of {', '.join(shipped())}")
+    try:
+        tree = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise UnitxError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from error
+    if isinstance(tree, dict) and "given" in tree:
+        if tree.get("format") != FORMAT:
+            raise UnitxError(f"{name} has format {tree.get('format')}; this version of unitx reads format {FORMAT}")
+        tree = tree["given"]
+    return from_dict(Recipe, tree, name)
+
+
+def from_dict(cls: type, tree: Any, where: str) -> Any:
+    """Build a configuration dataclass from plain data, naming any field that it does not have."""
+    if not isinstance(tree, dict):
+        raise UnitxError(f"{where}: expected fields, found {tree!r}")
+    known = {f.name: f for f in fields(cls)}
+    for name in tree:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, 1)
+            hint = f"did you mean '{close[0]}'?" if close else f"there are: {', '.join(known)}"
+            raise UnitxError(f"{where}: unknown field '{name}'; {hint}")
+    values = dict(tree)
+    if cls is Recipe and "tasks" in values:
+        tasks = values["tasks"] or {}
+        values["tasks"] = {name: from_dict(TaskRecipe, t, f"{where}: tasks.{name}") for name, t in tasks.items()}
+    if cls is Recipe and "model" in values:
+        values["model"] = from_dict(ModelRecipe, values["model"] or {}, f"{where}: model")
+    return cls(**values)
+
+
+def update(recipe: Recipe, **given: Any) -> Recipe:
+    """A copy of `recipe` with some fields set, as keyword arguments or with dots ("model.depth")."""
+    tree = to_dict(recipe)
+    if any(given.get(name) is not None for name in LENGTHS):
+        tree |= dict.fromkeys(LENGTHS)  # the length that is given replaces the recipe's, whichever that was
+    for name, value in given.items():
+        place, *path = tree, *name.split(".")
+        for step in path[:-1]:
+            place = place.setdefault(step, {}) if isinstance(place, dict) else place
+        place[path[-1]] = to_dict(value) if is_dataclass(value) else value
+    return from_dict(Recipe, tree, "recipe")
+
+
+def to_dict(tree: Any) -> dict[str, Any]:
+    """Plain data of a configuration; objects given as data (a DataFrame, a Source) are kept as they are."""
+    if is_dataclass(tree) and not isinstance(tree, type):
+        return {f.name: _plain(getattr(tree, f.name)) for f in fields(tree)}
+    return tree
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, TaskRecipe | ModelRecipe):
+        return to_dict(value)
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    return value
+
+
+def check(recipe: Recipe) -> None:
+    """Raise UnitxError for what is wrong with a recipe before any data is opened."""
+    if not recipe.tasks:
+        raise UnitxError("the recipe has no task; give it one under 'tasks'")
+    for name, allowed in CHOICES.items():
+        value = getattr(recipe, name)
+        if value not in allowed:
+            raise UnitxError(f"{name} is {value!r}; it can be {', '.join(str(a) for a in allowed if a)}")
+    lengths = [name for name in LENGTHS if getattr(recipe, name) is not None]
+    if len(lengths) > 1:
+        raise UnitxError(f"give one length, not {' and '.join(lengths)}")
+    for name in (*LENGTHS, "batch_tokens", "accumulate", "lr", "clip"):
+        value = getattr(recipe, name)
+        if value is not None and not value > 0:
+            raise UnitxError(f"{name} is {value}; it must be more than 0")
+    for name in recipe.tasks:
+        if not name or "." in name or "/" in name:
+            raise UnitxError(f"a task cannot be called '{name}': leave out dots and slashes")
+
+
+def backbone_config(recipe: Recipe) -> BackboneConfig:
+    """The backbone's shape by `size`, with the fields of `model` that were given.
+
+    Raises:
+        UnitxError: the fields do not fit together.
+    """
+    size = SIZES[recipe.size]
+    shape = {"dim": size.dim, "depth": size.depth, "heads": size.heads}
+    shape |= {name: value for name, value in asdict(recipe.model).items() if value is not None}
+    try:
+        return BackboneConfig(**shape)
+    except ValueError as error:
+        raise UnitxError(f"model: {error}") from error
+
+
+def save_recipe(path: Path, given: Recipe, resolved: dict[str, Any]) -> None:
+    """Write `recipe.yaml`: what was given (it repeats the run) and, apart from it, what was resolved."""
+    tree = {"format": FORMAT, "given": _writable(_trimmed(given)), "resolved": _writable(resolved)}
+    path.write_text(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), "utf-8")
+
+
+def _trimmed(recipe: Recipe) -> dict[str, Any]:
+    """Only the fields that differ from their defaults."""
+    plain, default = to_dict(recipe), to_dict(Recipe())
+    return {name: value for name, value in plain.items() if value != default[name]}
+
+
+def _writable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _writable(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_writable(v) for v in value]
+    return value if isinstance(value, str | int | float | bool | type(None)) else str(value)

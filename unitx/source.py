@@ -1,0 +1,98 @@
+"""Rows of named columns: what every data set looks like, a part of one, and the labels in it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+SEPARATOR = "|"  # between the labels of one cell, where a row may have several
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Rows of named columns; what every data set looks like to the loader.
+
+    Attributes:
+        columns: the names, in order.
+    """
+
+    columns: list[str]
+
+    def __len__(self) -> int: ...
+
+    def row(self, index: int, rng: np.random.Generator, strength: float = 1.0) -> dict[str, Any]:
+        """Column → item, None for an empty cell. `rng` and `strength` vary made data and leave other data alone."""
+        ...
+
+    def column(self, name: str) -> list[Any]:
+        """All cells of a column, cheaply: labels, paths as written; nothing is decoded."""
+        ...
+
+
+@dataclass
+class Subset:
+    """Some rows of a source, in the order of `indices`."""
+
+    source: Source
+    indices: np.ndarray
+
+    @property
+    def columns(self) -> list[str]:
+        return self.source.columns
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def row(self, index: int, rng: np.random.Generator, strength: float = 1.0) -> dict[str, Any]:
+        return self.source.row(int(self.indices[index]), rng, strength)
+
+    def column(self, name: str) -> list[Any]:
+        cells = self.source.column(name)
+        return [cells[i] for i in self.indices]
+
+
+def origin(source: Source) -> Source:
+    """The source that a subset, or a subset of one, was taken from."""
+    while isinstance(source, Subset):
+        source = source.source
+    return source
+
+
+def name_of(source: Source) -> str:
+    """What to call the data in messages: the path or name that it was opened by."""
+    return getattr(origin(source), "name", "the data")
+
+
+def labels_in(cell: Any, multi: bool = False) -> list[str]:
+    """The labels of one cell, as strings without outer spaces.
+
+    With `multi` a cell holds several, as a list or parted by "|". An empty cell or list has none.
+    """
+    if cell is None:
+        return []
+    cells = cell if isinstance(cell, list) else str(cell).split(SEPARATOR) if multi else [cell]
+    names = (str(part).strip() for part in cells if part is not None)
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def labels_of(source: Source, label: str, multi: bool = False) -> tuple[list[str], list[int]]:
+    """The class names in a column, and how many rows have each.
+
+    Names are in alphabetical order, or by value where all are whole numbers. Rows without a label count nowhere.
+    """
+    counts = Counter(name for cell in source.column(label) for name in labels_in(cell, multi))
+    numbers = all(name.lstrip("-").isdecimal() for name in counts)
+    names = sorted(counts, key=lambda name: (int(name), name) if numbers else (0, name))
+    return names, [counts[name] for name in names]
+
+
+def labelled(source: Source, label: str, multi: bool = False) -> tuple[Source, int]:
+    """The rows that have a label, and how many have none. With `multi` an empty list is an answer: no label holds."""
+    cells = source.column(label)
+    kept = [i for i, cell in enumerate(cells) if labels_in(cell, multi) or (multi and cell == [])]
+    return (
+        (source, 0) if len(kept) == len(cells) else (Subset(source, np.array(kept, dtype=int)), len(cells) - len(kept))
+    )

@@ -1,0 +1,174 @@
+"""Holding a part of the data out for evaluation: seeded, in proportion to the classes, no item on both sides."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unitx.errors import UnitxError
+from unitx.source import Source, Subset, labels_in, name_of, origin
+
+ENOUGH_FILES = 20  # texts cut from fewer files are held out by rows, from more by whole files
+
+
+def split(
+    source: Source, label: str | None = None, fraction: float = 0.1, seed: int = 0, multi: bool = False
+) -> tuple[Subset, Subset, str]:
+    """Hold out about `fraction` of the rows; a pure function of the seed and the rows.
+
+    Rows that share an item stay on one side: the same picture, sound or video, or, where a row has none of these, the
+    same text; and rows cut from one file where there are at least 20 files. With a label each class gives its share,
+    by largest remainder, and keeps at least one row to train on; with `multi`, where a row may have several, the rarest
+    of them is its class here.
+
+    Returns: the rows to train on, the rows held out, and a sentence for the log.
+
+    Raises:
+        UnitxError: nothing can be held out (one row, or all rows share an item).
+    """
+    if not 0 < fraction < 1:
+        raise UnitxError(f"the share to hold out is {fraction}: give one between 0 and 1")
+    n = len(source)
+    rng = np.random.default_rng(seed)
+    labels = [labels_in(cell, multi) for cell in source.column(label)] if label else [[] for _ in range(n)]
+    groups, whole_files = _groups(source)
+    choice = _Choice(labels, fraction, rng)
+    order = [groups[i] for i in rng.permutation(len(groups))]
+    for group in order:
+        choice.offer(group)
+    if not choice.held and not any(choice.offer(group, force=True) for group in sorted(order, key=len)):
+        raise UnitxError(
+            f"{name_of(source)}: no part of its {n:,} rows can be held out (they share items, or are the only ones of "
+            "their class): give data to evaluate on"
+        )
+    held = np.zeros(n, dtype=bool)
+    held[choice.held] = True
+    details = [f"seed {seed}", *choice.details()]
+    details += ["whole files"] if whole_files else []
+    if not whole_files and len(groups) < n:
+        details.append(f"{n - len(groups):,} rows that repeat an item stay on its side")
+    statement = f"held out {held.sum():,} of {n:,} rows ({', '.join(details)})"
+    return Subset(source, np.flatnonzero(~held)), Subset(source, np.flatnonzero(held)), statement
+
+
+@dataclass
+class _Choice:
+    """What has been held out so far, and how much each class still gives."""
+
+    labels: list[list[str]]
+    fraction: float
+    rng: np.random.Generator
+    held: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.left = Counter(name for names in self.labels for name in names)  # rows to train on, by label
+        self.classes = [min(names, key=lambda name: (self.left[name], name), default="") for names in self.labels]
+        self.quota = self._quotas(Counter(self.classes))
+        self.gave: Counter[str] = Counter()
+
+    def _quotas(self, sizes: Counter[str]) -> dict[str, int]:
+        """Rows that each class gives: its share rounded down, and what is left to the largest remainders."""
+        names = sorted(sizes)
+        shares = np.array([sizes[name] * self.fraction for name in names])
+        # At least one row in all, rounding half up; the small term breaks ties among equal classes by chance.
+        total = max(1, int(len(self.labels) * self.fraction + 0.5))
+        quota = np.floor(shares + 1e-9).astype(int)
+        remainders = shares - quota + 1e-9 * self.rng.random(len(names))
+        remainders[[sizes[name] < 2 for name in names]] = -1.0
+        for place in np.argsort(-remainders)[: max(0, total - quota.sum())]:
+            quota[place] += 1
+        return dict(zip(names, quota.tolist(), strict=True))
+
+    def offer(self, group: Sequence[int], force: bool = False) -> bool:
+        """Hold a group out if its class still gives as much (or by `force`) and no label loses its last row."""
+        name = self.classes[group[0]]
+        needs = Counter(label for i in group for label in self.labels[i])
+        fits = force or self.gave[name] + len(group) <= self.quota[name]
+        if (
+            not fits
+            or len(group) + len(self.held) >= len(self.labels)
+            or any(self.left[k] <= c for k, c in needs.items())
+        ):
+            return False
+        self.held += group
+        self.gave[name] += len(group)
+        self.left.subtract(needs)
+        return True
+
+    def details(self) -> list[str]:
+        if not self.left:
+            return []
+        given = {name for i in self.held for name in self.labels[i]}
+        none = len(self.left) - len(given)
+        if none:
+            return [f"shared over {len(self.left)} classes, {none} of them too small to give a row"]
+        return [f"same share of each of {len(self.left)} classes"]
+
+
+def _groups(source: Source) -> tuple[list[list[int]], bool]:
+    """Rows that must stay together, and whether these are whole files."""
+    inner, n = origin(source), len(source)
+    reads: dict[str, str] = getattr(inner, "reads", {})
+    media = {column: _keys(source, column) for column, modality in reads.items() if modality != "text"}
+    texts = {column: _keys(source, column) for column in reads if column not in media}
+    together = getattr(inner, "together", None)
+    files = source.column(together) if together else []
+    whole_files = len(set(files)) >= ENOUGH_FILES
+    keys: list[list[Any]] = []
+    for i in range(n):
+        found = [key for cells in media.values() for key in _flat(cells[i]) if key is not None]
+        # Captions and titles recur beside different pictures: text ties rows together only where there is no medium.
+        written = tuple(cells[i] for cells in texts.values())
+        if not found and any(part is not None for part in written):
+            found = [("text", *written)]
+        keys.append([*found, ("file", files[i])] if whole_files else found)
+    return _connect(keys), whole_files
+
+
+def _keys(source: Source, column: str) -> list[Any]:
+    """Keys that are equal for equal cells; bytes are hashed one by one, as they may not fit in memory all at once."""
+    rng = np.random.default_rng(0)
+    if len(source) and isinstance(source.row(0, rng).get(column), bytes):
+        return [_key(source.row(i, rng)[column]) for i in range(len(source))]
+    return [_key(cell) for cell in source.column(column)]
+
+
+def _key(cell: Any) -> Any:
+    if cell is None or isinstance(cell, str | int | float | Path):
+        return cell
+    if isinstance(cell, bytes):
+        return blake2b(cell, digest_size=16).digest()
+    if isinstance(cell, list):
+        return tuple(_key(part) for part in cell)
+    if isinstance(cell, dict):  # a file as `datasets` stores it
+        return _key(cell.get("bytes") or cell.get("path"))
+    return id(cell)  # pictures and arrays in memory are told apart as objects, not by what they show
+
+
+def _flat(key: Any) -> tuple[Any, ...]:
+    return key if isinstance(key, tuple) else (key,)
+
+
+def _connect(keys: list[list[Any]]) -> list[list[int]]:
+    """Rows in groups: rows that share a key are in one (union-find, Galler and Fischer 1964)."""
+    parent = list(range(len(keys)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = i = parent[parent[i]]
+        return i
+
+    first: dict[Any, int] = {}
+    for i, held in enumerate(keys):
+        for key in held:
+            parent[root(i)] = root(first.setdefault(key, i))
+    groups: dict[int, list[int]] = {}
+    for i in range(len(keys)):
+        groups.setdefault(root(i), []).append(i)
+    return list(groups.values())

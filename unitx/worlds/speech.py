@@ -1,0 +1,217 @@
+"""Speech made by espeak-ng: the library through ctypes, its voices, and the variation of what it says.
+
+espeak-ng says a word in about 1 ms. A voice is an accent of a language and, after a plus sign, a variant, which
+changes the speaker: "en-us+f2", "fr-be+Annie".
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import threading
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from unitx.errors import UnitxError
+
+RATE = 22_050  # Hz, espeak-ng's own
+BANK_RATE = 16_000  # Hz, of clips that are kept
+LONGEST = 800  # characters that may be said at once
+
+# The voices of each language, by the names that `espeak_SetVoiceByName` takes ("en-gb" and "fr-fr" it refuses).
+# Japanese has none here: espeak-ng reads kanji out as "Chinese letter".
+ACCENTS = {
+    "ar": ("ar",),
+    "de": ("de",),
+    "en": ("en", "en-us", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-us-nyc", "en-029"),
+    "es": ("es", "es-419"),
+    "fa": ("fa",),
+    "fr": ("fr", "fr-be", "fr-ch"),
+    "id": ("id",),
+    "it": ("it",),
+    "ko": ("ko",),
+    "pt": ("pt", "pt-br"),
+    "ru": ("ru",),
+    "tr": ("tr",),
+    "zh": ("cmn",),
+}
+
+SYNCHRONOUS, DO_NOT_EXIT, UTF8, BY_CHARACTER = 2, 0x8000, 1, 1  # of speak_lib.h
+PARAMETERS = {"speed": 1, "volume": 2, "pitch": 3, "range": 4}
+Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
+
+
+def voices(language: str) -> list[str]:
+    """The voices of a language, one for each accent; empty for a language that can't be spoken.
+
+    Add "+variant" for another speaker.
+    """
+    return list(ACCENTS.get(language, ()))
+
+
+@cache
+def variants() -> list[str]:
+    """Names of all the speakers that a voice can be given.
+
+    Raises:
+        UnitxError: espeak-ng isn't installed.
+    """
+    return sorted(file.name for file in Path(_loader().get_data_path(), "voices", "!v").iterdir())
+
+
+def synthesize(
+    text: str, voice: str, *, speed: int = 175, pitch: int = 50, range: int = 50, volume: int = 100
+) -> tuple[np.ndarray, int]:
+    """Say something.
+
+    Args:
+        text: at most 800 characters.
+        voice: such as "en" or "en-us+f2".
+        speed: words a minute, 80 to 450.
+        pitch: 0 to 100, `range` (of intonation) likewise; 50 is usual.
+        volume: 0 to 200.
+
+    Returns: a float32 waveform (n,) in -1 … 1 without silence at the ends, and its rate, 22,050 Hz.
+
+    Raises:
+        UnitxError: there is no such voice, or nothing can be said of the text, or espeak-ng isn't installed.
+    """
+    if len(text) > LONGEST:
+        raise UnitxError(f"the text {text[:20]!r}… has {len(text):,} characters: give at most {LONGEST}")
+    espeak = _espeak()
+    with espeak.lock:
+        espeak.set_voice(voice)
+        for name, value in (("speed", speed), ("pitch", pitch), ("range", range), ("volume", volume)):
+            espeak.library.espeak_SetParameter(PARAMETERS[name], int(value), 0)
+        waveform = espeak.say(text)
+    waveform = _trim(waveform)
+    if not len(waveform):
+        raise UnitxError(f"the voice '{voice}' says nothing for {text!r}: give it words of its language")
+    return waveform, RATE
+
+
+class _Espeak:
+    """The library, initialised; it keeps one voice and one set of parameters, so one call at a time."""
+
+    def __init__(self) -> None:
+        loader = _loader()
+        self.lock = threading.Lock()
+        self.chunks: list[bytes] = []
+        self.library = ctypes.CDLL(loader.get_library_path())
+        # Without threads of its own (synchronous), so that it survives a fork.
+        rate = self.library.espeak_Initialize(SYNCHRONOUS, 0, str(loader.get_data_path()).encode(), DO_NOT_EXIT)
+        if rate != RATE:
+            raise UnitxError(f"espeak-ng did not start (it answered {rate}): reinstall espeakng-loader")
+        self.callback = Callback(self._collect)  # kept, or Python would free what the library calls
+        self.library.espeak_SetSynthCallback(self.callback)
+
+    def _collect(self, samples: int | None, count: int, events: int) -> int:
+        if samples and count > 0:
+            self.chunks.append(ctypes.string_at(samples, 2 * count))
+        return 0
+
+    def set_voice(self, voice: str) -> None:
+        # An unknown accent gets an error code and an unknown variant nothing at all; both keep the voice before.
+        accent, _, variant = voice.partition("+")
+        if variant and variant not in variants():
+            raise UnitxError(f"there is no voice '{voice}': espeak-ng has no variant '{variant}', but {variants()[:5]}…")
+        if not accent or self.library.espeak_SetVoiceByName(voice.encode()) != 0:
+            raise UnitxError(f"there is no voice '{voice}': give one of voices(language), such as 'en' or 'en-us+f2'")
+
+    def say(self, text: str) -> np.ndarray:
+        self.chunks.clear()
+        words = text.encode()
+        self.library.espeak_Synth(words, len(words) + 1, 0, BY_CHARACTER, 0, UTF8, None, None)
+        return np.frombuffer(b"".join(self.chunks), dtype=np.int16).astype(np.float32) / 32_768
+
+
+_instances: dict[int, _Espeak] = {}
+
+
+def _espeak() -> _Espeak:
+    # One a process: a forked child starts its own rather than trust a lock that a thread of its parent may hold.
+    if os.getpid() not in _instances:
+        _instances[os.getpid()] = _Espeak()
+    return _instances[os.getpid()]
+
+
+def _loader():
+    try:
+        import espeakng_loader
+    except ImportError as error:
+        raise UnitxError("speech needs espeakng-loader: pip install 'unitx-toolkit[demo]'") from error
+    return espeakng_loader
+
+
+def _trim(waveform: np.ndarray) -> np.ndarray:
+    loud = np.flatnonzero(np.abs(waveform) > 0.01 * np.abs(waveform).max(initial=0))
+    return waveform[loud[0] : loud[-1] + 1] if len(loud) else waveform[:0]
+
+
+def resample(waveform: np.ndarray) -> np.ndarray:
+    """From 22,050 to 16,000 Hz, exactly up to 8,000 Hz: the upper part of the spectrum is cut off."""
+    blocks = -(-len(waveform) // 441) + 1  # 441 samples become 320; one block more parts the end from the beginning
+    spectrum = np.fft.rfft(waveform, 441 * blocks)[: 160 * blocks + 1]
+    return (np.fft.irfft(spectrum, 320 * blocks)[: len(waveform) * 320 // 441] * (320 / 441)).astype(np.float32)
+
+
+def compress(waveform: np.ndarray) -> np.ndarray:
+    """A waveform (n,) in -1 … 1 as n bytes, by mu-law (ITU-T G.711, 1972; here the continuous curve), peak at 1."""
+    x = waveform / max(np.abs(waveform).max(initial=0), 1e-9)
+    curve = np.sign(x) * np.log1p(255 * np.abs(x)) / math.log(256)
+    return np.round(127.5 + 127.5 * curve).astype(np.uint8)
+
+
+def expand(stored: np.ndarray) -> np.ndarray:
+    """The waveform (n,) float32 that `compress` stored."""
+    return _expansion()[stored]
+
+
+@cache
+def _expansion() -> np.ndarray:
+    curve = (np.arange(256) - 127.5) / 127.5
+    return (np.sign(curve) * np.expm1(np.abs(curve) * math.log(256)) / 255).astype(np.float32)
+
+
+def vary(waveform: np.ndarray, rng: np.random.Generator, strength: float = 1.0) -> np.ndarray:
+    """Another take of a waveform (n,) at 16,000 Hz: its speed and pitch, colour, room, noise, loudness and place.
+
+    Strength 0 gives the waveform as it is, 1 the widest variation.
+    """
+    if strength == 0:
+        return waveform
+    u = rng.uniform(-1, 1, 4) * strength
+    places = np.arange(0, len(waveform) - 1, math.exp(0.15 * u[0]))
+    waveform = np.interp(places, np.arange(len(waveform)), waveform).astype(np.float32)
+    waveform[1:] += np.float32(0.6 * u[1]) * waveform[:-1]  # duller or brighter
+    if rng.random() < 0.4 * strength:
+        delay = int(rng.integers(80, 1_600))  # an echo after 5 to 100 ms
+        waveform[delay:] += np.float32(0.5 * strength * rng.random()) * waveform[:-delay]
+    before, after = (rng.random(2) * strength * 0.15 * BANK_RATE).astype(int)
+    whole = _noise(before + len(waveform) + after, rng) * np.float32(10 ** (rng.uniform(-3, -1.3)) * strength)
+    peak = np.abs(waveform).max(initial=1e-9)
+    whole[before : before + len(waveform)] += waveform / peak
+    return whole * np.float32(10 ** (0.8 * (rng.random() - 1) * strength))
+
+
+def _noise(length: int, rng: np.random.Generator) -> np.ndarray:
+    """(length,) of white, pink or brown noise, cut out of one long tape."""
+    tapes = _tapes()
+    tape = tapes[int(rng.integers(len(tapes)))]
+    if length > len(tape):
+        tape = np.tile(tape, -(-length // len(tape)))
+    start = int(rng.integers(len(tape) - length + 1))
+    return tape[start : start + length].copy()
+
+
+@cache
+def _tapes() -> np.ndarray:
+    """(3, 8 s) of noise whose power falls with frequency by the powers 0, 1 and 2; root mean square 1."""
+    length = 8 * BANK_RATE
+    spectrum = np.fft.rfft(np.random.default_rng(0).standard_normal(length))
+    frequency = np.maximum(np.fft.rfftfreq(length), 20 / BANK_RATE)
+    tapes = np.stack([np.fft.irfft(spectrum * frequency ** (-power / 2), length) for power in (0, 1, 2)])
+    return (tapes / tapes.std(axis=1, keepdims=True)).astype(np.float32)
