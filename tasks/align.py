@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,8 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unitx.backbone import Linear
-from unitx.data import labels_of
+from unitx.data import labels_in, labels_of
 from unitx.distributed import gather_rows
+from unitx.errors import BadItem, UnitxError
+from unitx.media import describe
 from unitx.registry import register_task
 from unitx.task import Task, TaskInfo, TaskLoss
 from unitx.tokens import Example, Targets, Tokens, segment_mean
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from unitx.data import Source
     from unitx.tokenizer import Processor
 
-EMPTY = -1  # the key of an empty cell
+NONE = -1  # the key of an empty cell, the number of no concept
 
 
 @register_task("align")
@@ -41,10 +42,19 @@ class Align(Task):
         Attributes:
             temperature: of the softmax over cosines.
             dim: of the embedding; None for the backbone's width.
+
+        Raises:
+            UnitxError: an option is out of range.
         """
 
         temperature: float = 0.15
         dim: int | None = None
+
+        def __post_init__(self) -> None:
+            if not isinstance(self.temperature, int | float) or not self.temperature > 0:
+                raise UnitxError(f"temperature is {self.temperature!r}; it must be above 0")
+            if self.dim is not None and (not isinstance(self.dim, int) or self.dim < 1):
+                raise UnitxError(f"dim is {self.dim!r}; it must be a whole number above 0")
 
     headline = "recall@1"
 
@@ -56,62 +66,77 @@ class Align(Task):
         if info.labels:
             self.proxies = nn.Parameter(torch.randn(len(info.labels), self.options.dim or dim))
 
+    def add_modality(self, modality: str) -> None:
+        norms = {**self.norms, modality: nn.BatchNorm1d(self.project.in_features).to(self.project.weight.device)}
+        self.norms = nn.ModuleDict({name: norms[name] for name in sorted(norms)})
+
     @classmethod
     def fit(cls, info: TaskInfo, source: Source) -> TaskInfo:
+        """Learn the concepts' names.
+
+        Raises:
+            UnitxError: there is only one column, which has nothing to be aligned with.
+        """
+        cls.parse_options(info)
+        if len(info.reads) < 2 and not info.label:
+            raise UnitxError(f"task '{info.name}' reads one column ({', '.join(info.reads)}): name two in --reads")
         return replace(info, labels=labels_of(source, info.label)[0]) if info.label else info
 
     @classmethod
     def examples(cls, info: TaskInfo, row: dict[str, Any]) -> list[Example]:
-        label = str(row[info.label]) if info.label and row.get(info.label) is not None else None
-        if info.label and label not in info.labels:
-            return []
-        concept = info.labels.index(label) if label is not None else -1
-        cells = [_key(row.get(column)) for column in info.reads]
-        keys = [hash(tuple(cells)), *cells]
-        return [
-            Example(replace(info, reads={column: modality}).parts(row), (view, concept, keys))
-            for view, (column, modality) in enumerate(info.reads.items())
-            if row.get(column) not in (None, [])
-        ]
+        concept, keys = NONE, [NONE] * len(info.reads)
+        if info.label:
+            name = next(iter(labels_in(row.get(info.label))), None)
+            if name not in info.labels:
+                return []
+            concept = info.labels.index(name)
+        else:
+            keys = [_key(row.get(column)) for column in info.reads]
+        views = [replace(info, reads={column: modality}).parts(row) for column, modality in info.reads.items()]
+        return [Example(parts, (view, concept, keys)) for view, parts in enumerate(views) if parts]
 
     @classmethod
     def collate(cls, info: TaskInfo, targets: list[Any]) -> dict[str, Tensor]:
         return {
             "view": torch.tensor([view for view, _, _ in targets], dtype=torch.long),
             "concept": torch.tensor([concept for _, concept, _ in targets], dtype=torch.long),
-            "keys": torch.tensor([keys for _, _, keys in targets], dtype=torch.long).view(-1, len(info.reads) + 1),
+            "keys": torch.tensor([keys for _, _, keys in targets], dtype=torch.long).view(-1, len(info.reads)),
         }
 
     def embed(self, tokens: Tokens) -> Tensor:
-        """(B, dim) unit vectors in packed order, float32.
+        """(B, dim) unit vectors in packed order, float32."""
+        return self.outputs(tokens, torch.arange(len(tokens.layout), device=tokens.layout.device))
+
+    def outputs(self, tokens: Tokens, rows: Tensor) -> Tensor:
+        """(n, dim) unit vectors.
 
         Tokens are averaged by modality, so that in a mixed sequence a word counts as much as a picture of many patches.
         """
         layout, kinds = tokens.layout, len(self.norms)
         segments = layout.segments * kinds + layout.modality
-        means = segment_mean(tokens.vectors, segments, len(layout) * kinds)
-        held = torch.bincount(segments, minlength=len(means)) > 0
-        total = means.new_zeros(len(layout), means.shape[1])
+        count = len(layout) * kinds
+        means = segment_mean(tokens.vectors, segments, count).view(len(layout), kinds, -1)[rows]
+        held = (torch.bincount(segments, minlength=count) > 0).view(len(layout), kinds)[rows]
+        total = means.new_zeros(len(rows), means.shape[-1])
         for kind, norm in enumerate(self.norms.values()):
-            rows = held[kind::kinds].nonzero()[:, 0]
-            if len(rows):
-                total = total.index_add(0, rows, _batch_norm(norm, means[kind::kinds].index_select(0, rows)))
+            of_kind = held[:, kind].nonzero()[:, 0]
+            total = total.index_add(0, of_kind, _batch_norm(norm, means[:, kind].index_select(0, of_kind)))
         return F.normalize(self.project(total), dim=-1)
-
-    def outputs(self, tokens: Tokens, rows: Tensor) -> Tensor:
-        return self.embed(tokens).index_select(0, rows)
 
     def loss(self, tokens: Tokens, targets: Targets) -> TaskLoss:
         z = self.outputs(tokens, targets.rows)
         if self.info.labels:
-            logits = z @ F.normalize(self.proxies, dim=-1).T / self.options.temperature
+            logits = self._logits(z)
             concept = targets.values["concept"]
             correct = (logits.argmax(-1) == concept).float().sum()
             return TaskLoss(F.cross_entropy(logits, concept, reduction="sum"), targets.count, {"accuracy": correct})
         return TaskLoss(self._contrast(z, targets.values), targets.count, {})
 
+    def _logits(self, z: Tensor) -> Tensor:
+        return z @ F.normalize(self.proxies.to(z.device), dim=-1).T / self.options.temperature
+
     def _contrast(self, z: Tensor, target: dict[str, Tensor]) -> Tensor:
-        """Each item against the items of every other column, over all processes; rows that share a cell are positives."""
+        """Each item against every other column's items, over all processes; rows that share a cell are positives."""
         others, view, keys = (gather_rows(x) for x in (z, target["view"], target["keys"]))
         logits = z @ others.T / self.options.temperature
         positive = _share(target["keys"][:, None], keys[None])
@@ -124,6 +149,10 @@ class Align(Task):
             mean = of_column.masked_fill(~wanted, 0.0).sum(-1) / found.clamp(min=1)
             total = total - mean.sum()
         return total
+
+    def probabilities(self, outputs: Tensor) -> Tensor:
+        """(n, concepts): softmax over the concepts' proxies, where a column names the concept."""
+        return self._logits(outputs).softmax(-1) if self.info.labels else super().probabilities(outputs)
 
     def score(self, outputs: Tensor, targets: Any) -> dict[str, float]:
         """recall@1 from each column to each other: does the nearest item of that column mean the same?
@@ -151,13 +180,19 @@ class Align(Task):
 
 def _share(left: Tensor, right: Tensor) -> Tensor:
     """Whether two rows of keys have one in common (broadcasts); an empty cell is like no other."""
-    return ((left == right) & (left != EMPTY)).any(-1)
+    return ((left == right) & (left != NONE)).any(-1)
 
 
 def _batch_norm(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
-    """Batch statistics while training; a single row has none, and takes the running ones."""
-    training = norm.training and len(x) > 1
-    return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, training, 0.1, norm.eps)
+    """Statistics of the batch over all processes while training; a single row has none: it takes the running ones."""
+    rows = gather_rows(x) if norm.training else x
+    if not norm.training or len(rows) < 2:
+        return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+    mean, variance = rows.mean(0), rows.var(0, correction=0)
+    with torch.no_grad():
+        norm.running_mean.lerp_(mean, norm.momentum)
+        norm.running_var.lerp_(variance * len(rows) / (len(rows) - 1), norm.momentum)
+    return (x - mean) * (variance + norm.eps).rsqrt() * norm.weight + norm.bias
 
 
 def _first_of_each(meaning: Tensor) -> Tensor:
@@ -169,12 +204,23 @@ def _first_of_each(meaning: Tensor) -> Tensor:
 
 
 def _key(cell: Any) -> int:
-    """A number that equal cells share: of a text or path by what it says, of an object by what it is."""
-    if cell is None:
-        return EMPTY
-    if isinstance(cell, list):
-        return hash(tuple(_key(c) for c in cell))
-    if isinstance(cell, str | Path | bytes):
-        said = cell if isinstance(cell, bytes) else str(cell).encode()
-        return int.from_bytes(hashlib.blake2b(said, digest_size=7).digest(), "big")
-    return id(cell)
+    """A number that cells of equal content share, in every process."""
+    items = [item for item in (cell if isinstance(cell, list) else [cell]) if item is not None]
+    digest = hashlib.blake2b(digest_size=7)
+    for item in items:
+        digest.update(_content(item))
+    return int.from_bytes(digest.digest(), "big") if items else NONE
+
+
+def _content(item: Any) -> bytes:
+    """The bytes of a picture, an array, a (waveform, rate) pair; of a text or a path what it says."""
+    if isinstance(item, bytes):
+        return item
+    if isinstance(item, tuple):
+        return b"".join(_content(part) for part in item)
+    if isinstance(item, Tensor):
+        item = item.numpy(force=True)
+    try:
+        return item.tobytes() if hasattr(item, "tobytes") else str(item).encode(errors="replace")
+    except OSError as error:  # a picture that is not decoded yet, and cannot be
+        raise BadItem(f"{describe(item)} cannot be read: {error}") from error

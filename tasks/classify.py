@@ -11,16 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unitx.backbone import Linear
-from unitx.data import labels_of
+from unitx.data import labels_in, labels_of
+from unitx.errors import UnitxError
 from unitx.registry import register_task
-from unitx.task import Answer, Task, TaskInfo, TaskLoss
+from unitx.task import Task, TaskInfo, TaskLoss
 from unitx.tokens import Example, Targets, Tokens
 
 if TYPE_CHECKING:
     from unitx.data import Source
     from unitx.tokenizer import Processor
-
-SEPARATOR = "|"  # between the labels of one cell, where a row may have several
 
 
 @register_task("classify")
@@ -37,11 +36,20 @@ class Classify(Task):
             multi_label: a row may have several labels, in a list or parted by "|".
             label_smoothing: share of the target that is spread over all classes (Szegedy et al. 2016).
             class_weights: "auto" weighs a class by the inverse of its frequency, "none" all alike.
+
+        Raises:
+            UnitxError: an option is out of range.
         """
 
         multi_label: bool = False
         label_smoothing: float = 0.1
         class_weights: str = "none"
+
+        def __post_init__(self) -> None:
+            if self.class_weights not in ("none", "auto"):
+                raise UnitxError(f"class_weights is {self.class_weights!r}; it can be 'none' or 'auto'")
+            if not isinstance(self.label_smoothing, int | float) or not 0 <= self.label_smoothing < 1:
+                raise UnitxError(f"label_smoothing is {self.label_smoothing!r}; it must be from 0 to below 1")
 
     def __init__(self, dim: int, info: TaskInfo, processors: dict[str, Processor]):
         super().__init__(dim, info, processors)
@@ -57,8 +65,19 @@ class Classify(Task):
 
     @classmethod
     def fit(cls, info: TaskInfo, source: Source) -> TaskInfo:
-        assert info.label is not None
-        names, counts = labels_of(source, info.label, multi=cls.parse_options(info).multi_label)
+        """Learn the class names and how many rows have each.
+
+        Raises:
+            UnitxError: no label column is named, or its cells hold lists and the task is not `multi_label`.
+        """
+        if info.label is None:
+            raise UnitxError(f"task '{info.name}' has no label: name the column that holds the answer with --label")
+        multi = cls.parse_options(info).multi_label
+        if not multi and any(len(cell) > 1 for cell in source.column(info.label) if isinstance(cell, list)):
+            raise UnitxError(
+                f"'{info.label}' holds several labels in one row: set --tasks.{info.name}.options.multi_label true"
+            )
+        names, counts = labels_of(source, info.label, multi)
         return replace(info, labels=names, facts={**info.facts, "class_counts": counts})
 
     @classmethod
@@ -69,17 +88,15 @@ class Classify(Task):
 
     @classmethod
     def target(cls, info: TaskInfo, cell: Any) -> np.ndarray | None:
-        """(classes,) float32 of a label's cell; None where it is empty or names no class of the model."""
-        if cell is None:
-            return None
+        """(classes,) float32 of a label's cell; None where it is empty or names no class of the model.
+
+        With `multi_label` an empty list is an answer: no label holds.
+        """
         multi = info.options.get("multi_label", False)
-        names = cell if isinstance(cell, list) else str(cell).split(SEPARATOR) if multi else [str(cell)]
         number = _numbers(tuple(info.labels))
         target = np.zeros(len(info.labels), dtype=np.float32)
-        for name in names:
-            if str(name).strip() in number:
-                target[number[str(name).strip()]] = 1.0
-        return target if multi or target.any() else None
+        target[[number[name] for name in labels_in(cell, multi) if name in number]] = 1.0
+        return target if target.any() or (multi and isinstance(cell, list) and not cell) else None
 
     @classmethod
     def collate(cls, info: TaskInfo, targets: list[Any]) -> Tensor:
@@ -110,19 +127,14 @@ class Classify(Task):
         """(n, classes): softmax, or a sigmoid each where several labels may hold."""
         return outputs.sigmoid() if self.options.multi_label else outputs.softmax(-1)
 
-    def answers(self, outputs: Tensor, top: int) -> list[list[Answer]]:
-        scores, places = self.probabilities(outputs).topk(min(top, outputs.shape[1]))
-        rows = zip(places.tolist(), scores.tolist(), strict=True)
-        return [[Answer(self.info.labels[i], s) for i, s in zip(*row, strict=True)] for row in rows]
-
     def score(self, outputs: Tensor, targets: Any) -> dict[str, float]:
         from sklearn.metrics import average_precision_score, f1_score
 
         if self.options.multi_label:
             present = targets.sum(0) > 0
-            chance = average_precision_score(targets[:, present], outputs[:, present], average="macro")
+            precision = average_precision_score(targets[:, present], outputs[:, present]) if present.any() else 0.0
             f1 = f1_score(targets > 0.5, outputs > 0, average="macro", zero_division=0)
-            return {"average_precision": float(chance), "macro_f1": float(f1)}
+            return {"average_precision": float(precision), "macro_f1": float(f1)}
         truth, found = targets.argmax(-1), outputs.argmax(-1)
         return {
             "accuracy": float((truth == found).float().mean()),

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unitx.backbone import Linear
+from unitx.errors import UnitxError
 from unitx.registry import register_task
 from unitx.task import Task, TaskInfo, TaskLoss
 from unitx.tokens import Example, Prepared, Targets, Tokens
@@ -30,8 +31,10 @@ class NextToken(Task):
 
     def __init__(self, dim: int, info: TaskInfo, processors: dict[str, Processor]):
         super().__init__(dim, info, processors)
-        (modality,) = set(info.reads.values())
-        text = processors[modality]
+        found = {modality: processors[modality] for modality in info.reads.values()}
+        if len(found) > 1 or not hasattr(text := next(iter(found.values())), "vocab_size"):
+            what = ", ".join(f"{column}:{modality}" for column, modality in info.reads.items())
+            raise UnitxError(f"task '{info.name}' continues text and cannot read {what}: name text columns in --reads")
         self.head = Linear(dim, text.vocab_size, bias=False)
         torch.nn.init.zeros_(self.head.weight)
         self.register_buffer("byte_lengths", torch.as_tensor(text.byte_lengths), persistent=False)

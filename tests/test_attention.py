@@ -191,27 +191,27 @@ def test_weights_are_a_distribution_over_what_is_seen(
     torch.testing.assert_close(y, grouped_attention(q, k, v, layout, window), atol=1e-5, rtol=1e-5)
 
 
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.sampled_from([None, 1, 4]), st.integers(1, 4))
-def test_cache_steps_of_any_size_equal_attention_over_the_whole(
-    prompts: list[int], window: int | None, step: int
+@given(st.lists(st.tuples(*[st.integers(1, 7)] * 3), min_size=1, max_size=5), st.sampled_from([None, 1, 4]))
+@example([(1, 5, 2), (4, 3, 1), (7, 1, 3)], None)
+def test_a_cache_that_grows_by_any_steps_equals_attention_over_the_whole(
+    turns: list[tuple[int, int, int]], window: int | None
 ) -> None:
-    """A prompt that sees itself, then twice `step` tokens a sequence, against one uncached call."""
-    whole = layout_of([(n + 2 * step, n) for n in prompts])
+    """A prompt that sees itself, then two further turns of any lengths, against one call without a cache."""
+    whole = layout_of([(sum(lengths), lengths[0]) for lengths in turns])
     q, k, v = (x.detach() for x in random_qkv(whole, 4, 2, 8, torch.float32))
     expected = Tokens(reference_attention(q, k, v, whole, window), whole).to_list()
-    cache = Cache(depth=1, batch=len(prompts), kv_heads=2, room=max(prompts) + 2 * step, head_dim=8, like=q)
+    cache = Cache(depth=1, batch=len(turns), kv_heads=2, room=max(map(sum, turns)), head_dim=8, like=q)
 
-    found: list[list[Tensor]] = [[] for _ in prompts]
-    parts = [
-        [x.split([n, step, step]) for x, n in zip(Tokens(y, whole).to_list(), prompts, strict=True)] for y in (q, k, v)
-    ]
+    lists = [Tokens(x, whole).to_list() for x in (q, k, v)]
+    parts = [[x.split(lengths) for x, lengths in zip(sequences, turns, strict=True)] for sequences in lists]
+    found: list[list[Tensor]] = [[] for _ in turns]
     for turn in range(3):
         packed = [Tokens.from_list([sequence[turn] for sequence in part]) for part in parts]
         layout = packed[0].layout
         y = cache.attend(0, *(x.vectors for x in packed), layout, window)
         cache.advance(layout)
-        for i, part in enumerate(Tokens(y, layout).to_list()):
-            found[i].append(part)
+        for got, part in zip(found, Tokens(y, layout).to_list(), strict=True):
+            got.append(part)
     for got, want in zip(found, expected, strict=True):
         torch.testing.assert_close(torch.cat(got), want, atol=1e-5, rtol=1e-5)
-    assert cache.lengths.tolist() == [n + 2 * step for n in prompts]
+    assert cache.lengths.tolist() == [sum(lengths) for lengths in turns]

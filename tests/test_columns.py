@@ -89,7 +89,8 @@ def test_labels_that_teach_nothing(labels, says):
 
 def test_a_single_tag_is_fine_where_rows_may_have_several():
     source = table([{"text": "a", "label": label} for label in ["tag", None]])
-    assert check_columns(source, {"text": "text"}, "label", multi=True) == []
+    notes = check_columns(source, {"text": "text"}, "label", multi=True)
+    assert notes == ["1 of 2 rows have no label in 'label' and are left out"]
 
 
 def test_paths_read_as_text(tmp_path):
@@ -155,3 +156,14 @@ def test_the_reads_given_count_and_not_those_of_the_opening(tmp_path):
     source = open_source([{"text": "gone.txt"}], {"text": "text"})
     with pytest.raises(UnitxError, match="read as image, but there is no file"):
         check_columns(source, {"text": "image"})
+
+
+def test_what_was_left_out_is_told(tmp_path):
+    for name in ("a/1.jpg", "b/2.jpg", "3.jpg", "x.db"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    notes = check_columns(read_folder(tmp_path, None, "label"), {"image": "image"}, "label")
+    assert notes == [
+        f"left out of {tmp_path}: 1 files (1 .db)",
+        "1 of 3 rows have no label in 'label' and are left out",
+    ]

@@ -122,7 +122,7 @@ def test_paths_that_are_not_there(tmp_path, monkeypatch):
         (
             "t.json",
             b"{}",
-            r"t\.json: data are a folder, or a file that ends in one of \.csv \.tsv \.jsonl \.parquet \.txt",
+            r"t\.json: data are a folder, or a file that ends in one of \.csv \.tsv \.jsonl \.parquet \.c ",
         ),
         ("a.jpg", b"x", r"one image file is no data set"),
         ("t.csv", b"", r"is empty \(0 bytes\)"),

@@ -62,7 +62,7 @@ def test_class_folders(tmp_path):
     assert source.column("image") == truth == ["b.gif", "cat/1.jpg", "cat/deep/er/2.PNG", "dog/3.webp"]
     assert source.column("label") == [None, "cat", "cat", "dog"]
     assert source.row(1) == {"image": tmp_path / "cat/1.jpg", "label": "cat"}
-    assert source.notes == [f"left out of {tmp_path}: 1 .db, 3 hidden, 1 text files"]
+    assert source.notes == [f"left out of {tmp_path}: 5 files (3 hidden, 1 .db, 1 text files)"]
 
 
 def test_the_order_does_not_depend_on_the_order_on_disk(tmp_path):
@@ -101,7 +101,7 @@ def test_texts_are_cut_for_reading_and_whole_for_classifying(tmp_path):
 @pytest.mark.parametrize(
     ("names", "reads", "says"),
     [
-        (["a.bin", "b.exe"], None, r"no file that can be read; .*image: \.jpg.*text: \.txt"),
+        (["a.bin", "b.exe"], None, r"no file that can be read; .*image: .*\.jpg .*text: .*\.txt"),
         ([], None, r"no file that can be read"),
         (["items.csv"], None, r"holds a \.csv file.*give that file itself"),
         (["a.jpg", "b.wav"], None, r"1 audio files, 1 image files.*--reads audio or --reads image"),
@@ -146,4 +146,10 @@ def test_without_reads_the_more_numerous_of_pictures_and_texts_is_read(tmp_path)
     assert read_folder(tmp_path, None, None).columns == ["image"]
     touch(tmp_path, "b.md")
     source = read_folder(tmp_path, None, None)
-    assert source.columns == ["text", "file"] and source.notes == [f"left out of {tmp_path}: 1 image files"]
+    assert source.columns == ["text", "file"] and source.notes == [f"left out of {tmp_path}: 1 files (1 image files)"]
+
+
+def test_the_note_names_the_commonest_kinds_left_out(tmp_path):
+    touch(tmp_path, "a.jpg", *(f"{i}.x{k}" for k in range(7) for i in range(k + 1)))
+    (note,) = read_folder(tmp_path, None, None).notes
+    assert note == f"left out of {tmp_path}: 28 files (7 .x6, 6 .x5, 5 .x4, 4 .x3, 3 .x2 and 2 kinds more)"

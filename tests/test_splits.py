@@ -168,3 +168,9 @@ def test_what_cannot_be_split_says_so(rows):
 def test_a_share_out_of_range():
     with pytest.raises(UnitxError, match="between 0 and 1"):
         split(table([{"text": "a"}, {"text": "b"}], text="text"), fraction=1.0)
+
+
+def test_classes_of_one_row_do_not_use_up_the_share():
+    labels = ["common"] * 50 + [f"rare{i}" for i in range(10)]
+    source = table([{"text": str(i), "label": label} for i, label in enumerate(labels)], text="text")
+    assert all(len(split(source, "label", seed=seed)[1]) == 6 for seed in range(5))

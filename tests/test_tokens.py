@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from unitx.tokens import (
@@ -160,6 +160,7 @@ def test_pack_keeps_the_budget_and_covers_each_item_once(lengths: list[int], bud
 
 
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=40), st.integers(20, 80))
+@example([10, 10, 10], 20)
 def test_pack_leaves_no_room_for_the_next_item(lengths: list[int], budget: int) -> None:
     batches = pack(lengths, budget)
     for batch, following in pairwise(batches):

@@ -147,15 +147,15 @@ def _resample(wave: Tensor, old: float, new: int) -> Tensor:
 
 
 def _from_pair(pair: Any, name: str) -> tuple[np.ndarray, float]:
-    wave, rate = pair if len(pair) == 2 else (None, None)
-    wave = wave.detach().cpu() if isinstance(wave, Tensor) else wave
     try:
-        wave, rate = np.asarray(wave), float(rate)
+        wave, rate = pair
+        wave = np.asarray(wave.detach().cpu() if isinstance(wave, Tensor) else wave)
+        rate = float(rate)
     except (TypeError, ValueError, RuntimeError) as error:
         raise BadItem(f"{name} is not sound; give a pair (waveform, rate), the rate in samples a second") from error
-    if wave.ndim == 2:
+    if wave.ndim == 2 and wave.size:
         wave = wave if wave.shape[0] <= wave.shape[1] else wave.T
-    elif wave.ndim != 1:
+    elif wave.ndim not in (1, 2):
         raise BadItem(f"{name} is not sound; a waveform is (n,), (channels, n) or (n, channels)")
     if wave.dtype.kind == "f":
         wave = wave.astype(np.float32)
@@ -165,7 +165,7 @@ def _from_pair(pair: Any, name: str) -> tuple[np.ndarray, float]:
         wave = wave.astype(np.float32) / -float(np.iinfo(wave.dtype).min)
     else:
         raise BadItem(f"{name}: a waveform must be int8, int16, int32, uint8 or float")
-    return (wave.mean(axis=0) if wave.ndim == 2 else wave), rate
+    return (wave.mean(axis=0) if wave.ndim == 2 and wave.size else wave.ravel()), rate
 
 
 def _from_file(file: BinaryIO, name: str) -> tuple[np.ndarray, float]:
@@ -182,8 +182,11 @@ def _from_file(file: BinaryIO, name: str) -> tuple[np.ndarray, float]:
 
 def _by_soundfile(sound: soundfile.SoundFile, name: str) -> np.ndarray:
     even = np.full(sound.channels, 1 / sound.channels, dtype=np.float32)  # several times faster than mean(axis=1)
+    blocks = []
     try:
-        blocks = [block @ even for block in sound.blocks(BLOCK, dtype="float32", always_2d=True)]
+        # Not `sound.blocks`, which fills what a cut-off file lacks with whatever lay in memory.
+        while len(block := sound.read(BLOCK, dtype="float32", always_2d=True)):
+            blocks.append(block @ even)
     except soundfile.LibsndfileError as error:
         raise _cut_off(name) from error
     mono = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
@@ -198,7 +201,7 @@ def _by_soundfile(sound: soundfile.SoundFile, name: str) -> np.ndarray:
 
 def _by_pyav(file: BinaryIO, name: str) -> tuple[np.ndarray, float]:
     try:
-        with av.open(file) as container:
+        with av.open(file, "r") as container:
             if not container.streams.audio:
                 raise BadItem(f"{name} has no sound; give a recording, or a video with sound")
             stream = container.streams.audio[0]
@@ -209,7 +212,8 @@ def _by_pyav(file: BinaryIO, name: str) -> tuple[np.ndarray, float]:
     except av.error.FFmpegError as error:
         raise BadItem(f"{name} is not a sound file, or is damaged; convert it to WAV or FLAC") from error
     mono = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
-    if len(mono) < 0.95 * stated * rate:
+    # A codec's delay (two frames of AAC are 0.26 s at 8 kHz) counts in some headers.
+    if len(mono) < (0.95 * stated - 0.3) * rate:
         raise _cut_off(name)
     return mono, rate
 
@@ -225,14 +229,20 @@ def _stated_seconds(container: Any, stream: Any) -> float:
 
 
 def _ogg_is_cut_off(file: BinaryIO) -> bool:
-    """Whether it is Ogg whose last page is not marked as the last (its flag 4); decoders take it without a word."""
+    """Whether it is Ogg without a whole last page that is marked as the last; decoders take it without a word.
+
+    A page (RFC 3533) has its flags in byte 5, the number of its segments in byte 26, then their sizes, then the data.
+    """
     is_ogg = file.read(4) == b"OggS"
     end = file.seek(0, 2)
-    file.seek(max(0, end - 65536))  # a page is at most 65,307 bytes
+    file.seek(max(0, end - 65_536))  # a page is at most 65,307 bytes
     tail = file.read() if is_ogg else b""
     file.seek(0)
-    flags = tail[tail.rfind(b"OggS") :][5:6]
-    return is_ogg and not (flags and flags[0] & 4)
+    page = tail[tail.rfind(b"OggS") :]
+    if not is_ogg or len(page) < 27:
+        return is_ogg
+    segments = page[26]
+    return not page[5] & 4 or len(page) < 27 + segments + sum(page[27 : 27 + segments])
 
 
 def _cut_off(name: str) -> BadItem:

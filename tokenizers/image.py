@@ -149,7 +149,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray(_to_uint8(np.asarray(image)))
     elif image.mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        image = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+        image = ImageCms.buildTransform(lab, srgb, "LAB", "RGB").apply(image)
     elif image.mode == "La":
         image = image.convert("LA")
     if image.has_transparency_data:
@@ -158,7 +158,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-_TOPS = {"u": (65535,), "i": (255, 65535), "f": (1, 255, 65535)}
+_TOPS = {"u": (65535.0,), "i": (255.0, 65535.0), "f": (1.0, 255.0, 65535.0)}
 
 
 def _to_uint8(values: np.ndarray) -> np.ndarray:
@@ -167,8 +167,8 @@ def _to_uint8(values: np.ndarray) -> np.ndarray:
     if not np.isfinite(values).all():
         raise ValueError("it holds NaN or infinity")
     low, high = float(values.min()), float(values.max())
-    top = next((top for top in _TOPS[values.dtype.kind] if low >= 0 and high <= top), None)
-    if top is None:
+    top = next((top for top in _TOPS[values.dtype.kind] if low >= 0 and high <= top), 0.0)
+    if not top:
         values, top = values - np.float64(low), (high - low) or 1.0
     return np.round(values.astype(np.float64) * (255 / top)).astype(np.uint8)
 

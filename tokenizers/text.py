@@ -227,7 +227,7 @@ class TextTokenizer(Tokenizer):
         return self.embed(values)
 
 
-def train_sentencepiece(texts: Iterable[str], vocab_size: int, sample_bytes: int = 10_000_000) -> bytes:
+def train_sentencepiece(texts: Iterable[str], vocab_size: int, sample_bytes: int = 4_000_000) -> bytes:
     """Train a unigram vocabulary (Kudo 2018); the same texts give the same bytes.
 
     Nothing is normalised and every byte is in the vocabulary, so that decoding what was encoded gives the text back

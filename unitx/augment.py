@@ -1,7 +1,7 @@
 """Random variation of training items, by modality, from torchvision, torchaudio and timm.
 
-`strength` in [0, 1] scales it: a run begins with items as they are and ends with the full variation, which a small model
-learns from faster than from full variation at once.
+`strength` in [0, 1] scales it: a run begins with items as they are and ends with the full variation, which a small
+model learns from faster than from full variation at once.
 """
 
 from __future__ import annotations
@@ -57,11 +57,15 @@ class Augment:
         from torchvision.transforms.v2 import functional
 
         smallest = 1 - strength * (0.5 if self.level == "light" else 0.75)
-        box = v2.RandomResizedCrop(size=1, scale=(smallest, 1.0)).make_params([picture])
+        # Around the picture's own shape: the usual 3/4 to 4/3 would always cut the ends off a wide one.
+        shape = picture.width / picture.height
+        ratio = (shape * 0.75**strength, shape / 0.75**strength)
+        box = v2.RandomResizedCrop(size=1, scale=(smallest, 1.0), ratio=ratio).make_params([picture])
         picture = functional.crop(picture, box["top"], box["left"], box["height"], box["width"])
         if torch.rand(()) < 0.5:
             picture = functional.horizontal_flip(picture)
-        if self.level == "strong":
+        # Some of its operations (equalize) have no magnitude and would act in full at once.
+        if self.level == "strong" and torch.rand(()) < strength:
             picture = v2.RandAugment(num_ops=2, magnitude=round(9 * strength))(picture)
         jitter = 0.2 * strength
         return v2.ColorJitter(jitter, jitter, jitter, jitter / 4)(picture)

@@ -25,8 +25,11 @@ class Linear(nn.Linear):
         return F.linear(x, self.weight.to(x.dtype), bias)
 
 
-class RMSNorm(nn.Module):
-    """Root mean square normalisation (Zhang and Sennrich 2019) with a learned gain."""
+class LayerNorm(nn.Module):
+    """Layer normalisation (Ba et al. 2016) with a learned gain and no bias.
+
+    On CPUs PyTorch fuses it, and not RMSNorm, which takes four times as long.
+    """
 
     def __init__(self, dim: int, eps: float = 1e-6):
         super().__init__()
@@ -34,11 +37,11 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.eps)
+        return F.layer_norm(x, x.shape[-1:], self.weight.to(x.dtype), eps=self.eps)
 
 
-def rotary_table(positions: Tensor, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (N, 1, head_dim) of rotary positions (Su et al. 2021) over three axes.
+def rotary_table(positions: Tensor, head_dim: int, base: float) -> Tensor:
+    """(N, 1, head_dim / 2) complex: the turns of rotary positions (Su et al. 2021) over three axes.
 
     Frequency i turns with axis i mod 3 (interleaved M-RoPE, as in Qwen3-VL): every axis gets fast and slow ones. A
     token at (t, t, t) is turned exactly as by one-dimensional rotary at t.
@@ -46,15 +49,13 @@ def rotary_table(positions: Tensor, head_dim: int, base: float) -> tuple[Tensor,
     frequency = torch.arange(head_dim // 2, device=positions.device)
     speed = base ** (-frequency.float() * 2 / head_dim)
     angle = positions.float()[:, frequency % 3] * speed
-    angle = torch.cat([angle, angle], dim=-1)[:, None]
-    return angle.cos(), angle.sin()
+    return torch.polar(torch.ones_like(angle), angle)[:, None]
 
 
-def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn x (N, heads, d): the pair (i, i + d/2) by its angle."""
-    cos, sin = (t.to(x.dtype) for t in table)
-    left, right = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-right, left], dim=-1) * sin
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Turn x (N, heads, d): the pair (2i, 2i + 1) as one complex number, which is the fastest on CPUs."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * table).flatten(-2).to(x.dtype)
 
 
 class Attention(nn.Module):
@@ -67,14 +68,14 @@ class Attention(nn.Module):
         self.head_dim = config.head_dim
         self.window = config.window
         self.qkv = Linear(config.dim, sum(self.heads) * self.head_dim, bias=False)
-        self.q_norm, self.k_norm = RMSNorm(self.head_dim), RMSNorm(self.head_dim)
+        self.q_norm, self.k_norm = LayerNorm(self.head_dim), LayerNorm(self.head_dim)
         self.out = Linear(config.dim, config.dim, bias=False)
 
     def forward(
         self,
         x: Tensor,
         layout: Layout,
-        table: tuple[Tensor, Tensor],
+        table: Tensor,
         cache: Cache | None = None,
         layer: int = 0,
         record: Record | None = None,
@@ -108,8 +109,8 @@ class Block(nn.Module):
 
     def __init__(self, config: BackboneConfig):
         super().__init__()
-        self.attn_norm, self.attn = RMSNorm(config.dim), Attention(config)
-        self.mlp_norm, self.mlp = RMSNorm(config.dim), MLP(config)
+        self.attn_norm, self.attn = LayerNorm(config.dim), Attention(config)
+        self.mlp_norm, self.mlp = LayerNorm(config.dim), MLP(config)
 
 
 class Backbone(nn.Module):
@@ -124,7 +125,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.config = config
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.norm = RMSNorm(config.dim)
+        self.norm = LayerNorm(config.dim)
         self.apply(_init_linear)
         for block in self.blocks:
             for last in (block.attn.out, block.mlp.down):

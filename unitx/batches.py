@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -44,16 +45,18 @@ class Feed:
 
 @dataclass
 class Notes:
-    """What is to be reported about the items of a batch."""
+    """What is to be reported about the items of a batch; `rows` are those that an evaluation's sequences came from."""
 
     items: int = 0
     shortened: Counter[str] = field(default_factory=Counter)
     skipped: list[str] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
 
     def add(self, other: Notes) -> None:
         self.items += other.items
         self.shortened.update(other.shortened)
         self.skipped += other.skipped
+        self.rows += other.rows
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,13 @@ def row_examples(feed: Feed, index: int, rng: np.random.Generator, strength: flo
     return TASKS.get(feed.info.kind).examples(feed.info, feed.source.row(index, rng, strength))
 
 
+class Step(NamedTuple):
+    """What one training step sees: micro-batches (none where no row could be read), and what to report of its items."""
+
+    batches: list[Batch]
+    notes: Notes
+
+
 class Steps(Dataset):
     """Training step → its micro-batches. A process takes every `world`-th row of a step, beginning with `rank`.
 
@@ -139,23 +149,25 @@ class Steps(Dataset):
             return min(1.0, step / max(self.progress, 1))
         return float(self.progress)
 
-    def __getitem__(self, step: int) -> list[Batch]:
+    def places(self, feed: Feed, step: int) -> range:
+        """Which rows of a task a step takes, over all processes, counted over all epochs."""
+        return range(step * feed.rows, (step + 1) * feed.rows)
+
+    def __getitem__(self, step: int) -> Step:
         notes, drawn = Notes(), []
         strength = self.strength(step)
         for number, feed in enumerate(self.feeds):
-            for i in range(self.rank, feed.rows, self.world):
-                drawn += self._row(number, feed, step * feed.rows + i, strength, notes)
-        if self.augment.level == "strong":
-            _mix(drawn, np.random.default_rng([self.seed, TRAINING, step]))
-        prepared = [(info, self.preparer.cut(example, values, rng)) for info, example, values, rng in drawn]
+            for place in self.places(feed, step)[self.rank :: self.world]:
+                drawn += self._row(number, feed, place, strength, notes)
+        rng = np.random.default_rng([self.seed, TRAINING, step])
+        if self.augment.level == "strong" and rng.random() < strength:
+            _mix(drawn, rng)
+        prepared = [(info, self.preparer.cut(example, values, own)) for info, example, values, own in drawn]
         for _, example in prepared:
             notes.shortened.update(modality for modality, pieces in example.parts if pieces.shortened)
         size = -(-len(prepared) // self.accumulate)
         parts = [prepared[i : i + size] for i in range(0, len(prepared), size)] if prepared else []
-        batches = [self.preparer.batch(part) for part in parts]
-        if batches:
-            batches[0].notes = notes
-        return batches
+        return Step([self.preparer.batch(part) for part in parts], notes)
 
     def _row(self, number: int, feed: Feed, place: int, strength: float, notes: Notes) -> list[tuple]:
         """Read the `place`-th row that a task sees, counted over all epochs; a bad one is noted and left out."""
@@ -173,6 +185,22 @@ class Steps(Dataset):
         return drawn
 
 
+class Epochs(Steps):
+    """Steps that begin anew with every epoch: the rows of the task that takes most steps come once each in it."""
+
+    @property
+    def count(self) -> int:
+        """Steps an epoch."""
+        return max(-(-len(feed.source) // feed.rows) for feed in self.feeds)
+
+    def places(self, feed: Feed, step: int) -> range:
+        epoch, within = divmod(step, self.count)
+        rows = len(feed.source)
+        taken = rows if -(-rows // feed.rows) == self.count else self.count * feed.rows
+        first = epoch * taken + within * feed.rows
+        return range(first, min(first + feed.rows, (epoch + 1) * taken))
+
+
 @lru_cache(maxsize=64)
 def _order(seed: int, number: int, epoch: int, rows: int) -> np.ndarray:
     return np.random.default_rng([seed, number, epoch]).permutation(rows)
@@ -181,7 +209,7 @@ def _order(seed: int, number: int, epoch: int, rows: int) -> np.ndarray:
 def _mix(drawn: list[tuple], rng: np.random.Generator) -> None:
     """Mixup and CutMix between the classified pictures of a step that have one size."""
     groups: dict[tuple, list[int]] = {}
-    for i, (info, example, features, _) in enumerate(drawn):
+    for i, (info, _, features, _) in enumerate(drawn):
         alone = len(features) == 1 and features[0][0] == "image"
         if alone and info.kind == "classify" and not info.options.get("multi_label"):
             groups.setdefault((info.name, features[0][1].shape), []).append(i)
@@ -195,7 +223,8 @@ def _mix(drawn: list[tuple], rng: np.random.Generator) -> None:
 
 
 class Evaluation(Dataset):
-    """All rows of one task in order, without variation, as batches of `feed.rows` rows."""
+    """All rows of one task in order, without variation, as batches of `feed.rows` rows; of rows that give nothing to
+    evaluate the notes alone."""
 
     def __init__(self, preparer: Preparer, feed: Feed, seed: int = 0):
         self.preparer, self.feed, self.seed = preparer, feed, seed
@@ -203,18 +232,20 @@ class Evaluation(Dataset):
     def __len__(self) -> int:
         return -(-len(self.feed.source) // self.feed.rows)
 
-    def __getitem__(self, number: int) -> Batch | None:
+    def __getitem__(self, number: int) -> Batch | Notes:
         notes, prepared = Notes(), []
         first = number * self.feed.rows
         for index in range(first, min(first + self.feed.rows, len(self.feed.source))):
             rng = np.random.default_rng([self.seed, EVALUATION, index])
             try:
                 for example in row_examples(self.feed, index, rng, 1.0):
-                    features = self.preparer.features(example, rng)
-                    prepared.append((self.feed.info, self.preparer.cut(example, features, None)))
+                    cut = self.preparer.cut(example, self.preparer.features(example, rng), None)
+                    prepared.append((self.feed.info, cut))
+                    notes.rows.append(index)
+                    notes.shortened.update(modality for modality, pieces in cut.parts if pieces.shortened)
             except BadItem as error:
                 notes.skipped.append(str(error))
-        return self.preparer.batch(prepared, notes) if prepared else None
+        return self.preparer.batch(prepared, notes) if prepared else notes
 
 
 def plan_rows(preparer: Preparer, feeds: list[Feed], batch_tokens: int, seed: int = 0, sample: int = 32) -> None:
@@ -251,8 +282,10 @@ def data_loader(dataset: Dataset, order: Sequence[int] | None, workers: int | No
         workers = 0
     elif workers is None:
         workers = min(4, max(1, (os.cpu_count() or 1) // 2))
-    settings = {"multiprocessing_context": "fork", "worker_init_fn": _one_thread} if workers else {}
-    return DataLoader(dataset, batch_size=None, sampler=order, num_workers=workers, **settings)
+    settings = {"multiprocessing_context": "fork", "worker_init_fn": _start_worker} if workers else {}
+    # A generator of its own: else every loader would draw from the global one, and a run that goes on would differ.
+    own = torch.Generator()
+    return DataLoader(dataset, batch_size=None, sampler=order, num_workers=workers, generator=own, **settings)
 
 
 def _is_mac() -> bool:
@@ -261,8 +294,9 @@ def _is_mac() -> bool:
     return sys.platform == "darwin"  # forking after Objective-C has started crashes there
 
 
-def _one_thread(_: int) -> None:
+def _start_worker(_: int) -> None:
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main one decides what it means
 
 
 def loader(
@@ -291,7 +325,6 @@ def loader(
         feeds.append(Feed(info, open_source(of_task, info.reads, info.label)))
     preparer = Preparer(model.processors)
     plan_rows(preparer, feeds, batch_tokens, seed)
-    count = max(-(-len(feed.source) // feed.rows) for feed in feeds)
-    steps = Steps(preparer, feeds, progress=0, augment=Augment(augment), seed=seed)
-    for batches in data_loader(steps, range(epoch * count, (epoch + 1) * count), workers):
+    steps = Epochs(preparer, feeds, progress=torch.ones(()), augment=Augment(augment), seed=seed)
+    for batches, _ in data_loader(steps, range(epoch * steps.count, (epoch + 1) * steps.count), workers):
         yield from (batch.to(model.device) for batch in batches)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -45,6 +45,8 @@ def split_dotted(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     words, dotted = [], {}
     rest = iter(argv)
     for word in rest:
+        if word == "--":  # what follows are items, whatever they look like
+            return [*words, word, *rest], dotted
         match = re.fullmatch(r"--([\w-]+(?:\.[\w-]+)+)(?:=(.*))?", word, re.DOTALL)
         if not match:
             words.append(word)
@@ -52,13 +54,20 @@ def split_dotted(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
         value = match[2] if match[2] is not None else next(rest, None)
         if value is None:
             raise UnitxError(f"{word} needs a value")
-        dotted[match[1]] = _value(match[1], value)
+        dotted[match[1]] = value if _is_text(match[1].split(".")[-1], value) else _value(match[1], value)
     return words, dotted
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as all else here does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UnitxError(f"{message}; see {self.prog} --help")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """All verbs and their flags."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="unitx", description="One transformer, any modality: train, fine-tune and embed text, images and audio."
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")

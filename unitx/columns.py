@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from unitx.errors import UnitxError
-from unitx.source import Source, Subset, labels_of, name_of, origin
+from unitx.source import Source, Subset, labelled, labels_of, name_of, origin
 from unitx.tables import MEDIA, TableSource, modality_of
 
 USUAL_NAMES = {
@@ -88,21 +88,21 @@ def check_columns(source: Source, reads: dict[str, str], label: str | None = Non
 
     Looks at up to 1,000 rows of a table. Numbers read as text are fine: they are read as they are written.
 
-    Returns: sentences for the log, about what is wrong with a few rows only.
+    Returns: sentences for the log, about what was left out at opening and what is wrong with a few rows only.
 
     Raises:
         UnitxError: the run cannot be meant so; names the column, the row and the remedy.
     """
     for column in [*reads, *([label] if label else [])]:
         _check_there(source, column, label)
-    notes = []
+    notes: list[str] = list(getattr(origin(source), "notes", []))
     if isinstance(table := origin(source), TableSource):
         # Under these `reads`, which may be others than those that the data were opened with.
         rows = {i: replace(table, reads=reads).row(i) for i in _spread(_places(source), LOOKED_AT)}
         for column, modality in reads.items():
             notes += _check_cells(table, rows, column, modality)
     if label:
-        _check_label(source, label, multi)
+        notes += _check_label(source, label, multi)
     return notes
 
 
@@ -120,7 +120,7 @@ def _check_there(source: Source, column: str, label: str | None) -> None:
     raise UnitxError(f"{name_of(source)} has no column '{column}' ({flag}); it has: {', '.join(columns)}{hint}")
 
 
-def _check_label(source: Source, label: str, multi: bool) -> None:
+def _check_label(source: Source, label: str, multi: bool) -> list[str]:
     names, counts = labels_of(source, label, multi)
     if not names:
         raise UnitxError(f"{name_of(source)}: the label column '{label}' is empty: name another with --label")
@@ -129,6 +129,8 @@ def _check_label(source: Source, label: str, multi: bool) -> None:
             f"{name_of(source)}: one class only in '{label}', '{names[0]}' ({counts[0]:,} rows): "
             "there is nothing to tell apart; give data of at least two classes, or another --label"
         )
+    empty = labelled(source, label, multi)[1]
+    return [f"{empty:,} of {len(source):,} rows have no label in '{label}' and are left out"] if empty else []
 
 
 def _check_cells(table: TableSource, rows: dict[int, dict[str, Any]], column: str, modality: str) -> list[str]:

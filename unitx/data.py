@@ -47,7 +47,11 @@ __all__ = [
     "split",
 ]
 
-WORLDS = {"emoji": "unitx.worlds.emoji:EmojiWorld"}  # made data, opened by `world:NAME`
+WORLDS = {  # data that pip brings, opened by `world:NAME`
+    "emoji": "unitx.worlds.emoji:EmojiWorld",
+    "digits": "unitx.worlds.recorded:digits",
+    "python": "unitx.worlds.recorded:python_library",
+}
 HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?(:[\w.+-]+)?")
 
 
@@ -55,8 +59,8 @@ def open_source(data: Any, reads: dict[str, str] | None = None, label: str | Non
     """Whatever the user gave as data: a path, a name, or an object in memory.
 
     Accepted: a folder of class folders or a flat folder, of media or plain text; a CSV, TSV, JSONL or Parquet file
-    whose media columns hold paths relative to it; a plain text file; `world:NAME`; the name of a data set on the hub
-    ("user/name", "name", with ":split" where it is not train); a pandas DataFrame, a pyarrow Table, a
+    whose media columns hold paths relative to it; a plain text file; `world:NAME`, or {"world": NAME, option: …}; the
+    name of a data set on the hub ("user/name", "name", with ":split" where it is not train); a pandas DataFrame, a pyarrow Table, a
     `datasets.Dataset`, a list of dictionaries, a dictionary of lists, a `Source`.
 
     Args:
@@ -109,18 +113,21 @@ def _open_file(path: Path) -> Source:
     if suffix not in TABLES and suffix not in SUFFIXES["text"]:
         what = modality_of(path)
         hint = f"one {what} file is no data set; " if what else ""
-        kinds = " ".join([*TABLES, *SUFFIXES["text"]])
+        kinds = " ".join([*TABLES, *sorted(SUFFIXES["text"])])
         raise UnitxError(f"{path}: {hint}data are a folder, or a file that ends in one of {kinds}")
     if not path.stat().st_size:
         raise UnitxError(f"{path} is empty (0 bytes)")
     return read_table(path) if suffix in TABLES else read_text_file(path)
 
 
-def _open_world(name: str) -> Source:
+def _open_world(name: str, **options: Any) -> Source:
     if name not in WORLDS:
         raise UnitxError(f"there is no world '{name}'; there are: {', '.join(sorted(WORLDS))}")
     module, _, factory = WORLDS[name].partition(":")
-    return getattr(importlib.import_module(module), factory)()
+    try:
+        return getattr(importlib.import_module(module), factory)(**options)
+    except TypeError as error:
+        raise UnitxError(f"world '{name}': {error}") from error
 
 
 def _open_object(data: Any) -> Source:
@@ -133,6 +140,8 @@ def _open_object(data: Any) -> Source:
         return TableSource(table_cells(data, "the Table"), Path.cwd(), "the Table")
     if isinstance(data, Source):
         return data
+    if isinstance(data, Mapping) and isinstance(data.get("world"), str):
+        return _open_world(data["world"], **{name: value for name, value in data.items() if name != "world"})
     if isinstance(data, Mapping) and all(isinstance(cells, list | tuple | np.ndarray) for cells in data.values()):
         lengths = {name: len(cells) for name, cells in data.items()}
         if len(set(lengths.values())) > 1:

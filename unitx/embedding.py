@@ -20,7 +20,7 @@ from torch import Tensor
 
 from unitx.errors import BadItem, UnitxError
 from unitx.media import describe, modality_of
-from unitx.task import Answer, TaskInfo
+from unitx.task import Answer, Task, TaskInfo
 from unitx.tokens import Prepared, Tokens, collate, pack
 
 if TYPE_CHECKING:
@@ -66,11 +66,12 @@ def embed(
 
     vectors = _run(model, sequences, compute, batch_tokens, show_progress, on_error)
     if vectors is None:
-        return np.zeros((0, model.backbone.config.dim), dtype=np.float32)
+        dim = model.backbone.config.dim if align is None else align.project.out_features
+        return np.full((len(sequences), dim), np.nan, dtype=np.float32)
     return (F.normalize(vectors, dim=-1) if normalize else vectors).numpy()
 
 
-@torch.inference_mode()
+@torch.no_grad()  # unlike those of inference mode, these tensors may be trained on
 def hidden_states(
     model: Model,
     items: Iterable[Any],
@@ -86,14 +87,15 @@ def hidden_states(
     pixel values already normalised. With `on_error="skip"` what cannot be read gives (0, dim).
     """
     sequences = [_parts(model, item, modality) for item in _as_list(items)]
-    found: list[list[Tensor]] = [[] for _ in sequences]
-    for tokens, owners, _ in _batches(model, sequences, batch_tokens, show_progress, on_error):
-        for item, states in zip(owners, tokens.to_list(), strict=True):
-            found[item].append(states.float().cpu())
+    found: list[dict[int, Tensor]] = [{} for _ in sequences]
+    for tokens, owners, places in _batches(model, sequences, batch_tokens, show_progress, on_error):
+        for item, place, states in zip(owners, places, tokens.to_list(), strict=True):
+            found[item][place] = states.float().cpu()
     nothing = torch.zeros(0, model.backbone.config.dim)
-    return [torch.cat(states) if states else nothing for states in found]
+    return [torch.cat([states[i] for i in sorted(states)]) if states else nothing for states in found]
 
 
+@torch.inference_mode()
 def predict(
     model: Model,
     items: Iterable[Any],
@@ -107,17 +109,27 @@ def predict(
     """For each item the `top` best answers of a task, best first.
 
     Args:
-        items: as for `embed`; a task that reads several columns takes dictionaries of column → item.
-        task: may be left out where the model has one task that predicts.
+        items: as for `embed`; a task that reads several columns as one sequence takes dictionaries of column → item.
+        task: may be left out where the model has one task that predicts. An `align` task answers with its concepts.
         on_error: "raise", or "skip": an empty list for what cannot be read, and one warning.
+
+    Raises:
+        BadItem: an item that cannot be read; says which.
+        UnitxError: no such task, or it does not predict labels or does not read such items.
     """
-    name = task or _predicting_task(model)
-    outputs = _task_outputs(model, name, items, batch_tokens, show_progress, on_error)
+    if top < 1:
+        raise UnitxError(f"top is {top}; it must be at least 1")
+    head = model.head(task or predicting_task(model))
+    sequences = _task_sequences(model, head.info, items)
+    outputs = _task_outputs(model, head, sequences, batch_tokens, show_progress, on_error)
+    if outputs is None:
+        return [[] for _ in sequences]
     read = ~torch.isnan(outputs).any(-1)
-    answers = iter(model.head(name).answers(outputs[read], top))
+    answers = iter(head.answers(outputs[read], top))
     return [next(answers) if ok else [] for ok in read.tolist()]
 
 
+@torch.inference_mode()
 def predict_proba(
     model: Model,
     items: Iterable[Any],
@@ -127,30 +139,39 @@ def predict_proba(
     show_progress: bool | None = None,
     on_error: str = "raise",
 ) -> np.ndarray:
-    """(len(items), classes) float32 probabilities, columns as `model.labels(task)`; arguments as for `predict`."""
-    name = task or _predicting_task(model)
-    head = model.head(name)
-    if not hasattr(head, "probabilities"):
-        raise UnitxError(f"task '{name}' ({head.info.kind}) has no probabilities")
-    return head.probabilities(_task_outputs(model, name, items, batch_tokens, show_progress, on_error)).numpy()
+    """(len(items), classes) float32 probabilities, columns as `model.labels(task)`; arguments as for `predict`.
+
+    With `on_error="skip"` what cannot be read gives a row of NaN.
+    """
+    head = model.head(task or predicting_task(model))
+    sequences = _task_sequences(model, head.info, items)
+    outputs = _task_outputs(model, head, sequences, batch_tokens, show_progress, on_error)
+    if outputs is None:
+        return np.full((len(sequences), len(head.info.labels)), np.nan, dtype=np.float32)
+    return head.probabilities(outputs).numpy()
 
 
-def _predicting_task(model: Model) -> str:
+def predicting_task(model: Model) -> str:
+    """The name of the task that is meant where none is named: the only one, or the only classifier.
+
+    Raises:
+        UnitxError: it is not plain.
+    """
     return model.only_task("classify") if len(model.tasks) != 1 else model.tasks[0]
 
 
-@torch.inference_mode()
-def _task_outputs(
-    model: Model, task: str, items: Iterable[Any], batch_tokens: int, show_progress: bool | None, on_error: str
-) -> Tensor:
-    head = model.head(task)
-    sequences = [_task_parts(head.info, item) for item in _as_list(items)]
+def _task_sequences(model: Model, info: TaskInfo, items: Iterable[Any]) -> list[list[tuple[str, Any]]]:
+    """What the task reads of each item; `align` reads its columns apart, so any one of its modalities will do."""
+    return [_parts(model, i, None) if info.kind == "align" else _task_parts(info, i) for i in _as_list(items)]
 
+
+def _task_outputs(
+    model: Model, head: Task, sequences: Any, batch_tokens: int, show_progress: bool | None, on_error: str
+) -> Tensor | None:
     def compute(tokens: Tokens) -> Tensor:
         return head.outputs(tokens, torch.arange(len(tokens.layout), device=tokens.layout.device))
 
-    outputs = _run(model, sequences, compute, batch_tokens, show_progress, on_error)
-    return torch.zeros(0, max(len(head.info.labels), 1)) if outputs is None else outputs
+    return _run(model, sequences, compute, batch_tokens, show_progress, on_error)
 
 
 def _as_list(items: Iterable[Any]) -> list[Any]:
@@ -212,7 +233,8 @@ def _run(
     """(items, …) float32 on the CPU: what `compute` gives, averaged over an item's windows; NaN for skipped ones."""
     total: Tensor | None = None
     weight = torch.zeros(len(sequences))
-    for tokens, owners, lengths in _batches(model, sequences, batch_tokens, show_progress, on_error):
+    for tokens, owners, _ in _batches(model, sequences, batch_tokens, show_progress, on_error):
+        lengths = [tokens.layout.lengths[i] for i in tokens.layout.inverse]
         found = compute(tokens)[tokens.layout.inverse].float().cpu()
         if total is None:
             total = found.new_zeros(len(sequences), *found.shape[1:])
@@ -231,7 +253,7 @@ def _batches(
     show_progress: bool | None,
     on_error: str,
 ) -> Iterator[tuple[Tokens, list[int], list[int]]]:
-    """Backbone outputs, with the item and the length of each sequence in the order it was given to collate."""
+    """Backbone outputs, and of each sequence in the order it was given to collate its item and its place there."""
     if on_error not in ("raise", "skip"):
         raise UnitxError(f"on_error is {on_error!r}; it can be 'raise' or 'skip'")
     training = model.training
@@ -241,9 +263,8 @@ def _batches(
         for first, chunk in _read(model, sequences, show_progress, on_error, bad):
             windows = [(first + i, window) for i, found in enumerate(chunk) for window in found]
             for places in pack([len(window) for _, window in windows], batch_tokens):
-                prepared = [windows[i][1] for i in places]
-                batch = collate(prepared, model.modalities).to(model.device)
-                yield model.encode(batch), [windows[i][0] for i in places], [len(p) for p in prepared]
+                batch = collate([windows[i][1] for i in places], model.modalities).to(model.device)
+                yield model.encode(batch), [windows[i][0] for i in places], places
     finally:
         model.train(training)
     if bad:

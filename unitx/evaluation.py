@@ -1,4 +1,4 @@
-"""Scores of a task on held-out rows, and the picture that shows where it goes wrong."""
+"""What a task says of held-out rows, and its scores on them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,24 @@ from unitx.model import Model
 
 @torch.inference_mode()
 def task_outputs(
-    model: Model, preparer: Preparer, feed: Feed, seed: int = 0, workers: int | None = 0
+    model: Model, preparer: Preparer, feed: Feed, seed: int = 0, workers: int | None = 0, show_progress: bool = False
 ) -> tuple[Tensor, Any, Notes]:
-    """What a task's head says of all rows of a source: its outputs, the collated targets, and what to report."""
+    """What a task's head says of all rows of a source: its outputs, the collated targets, and what to report.
+
+    Output i came from row `notes.rows[i]`.
+    """
+    from tqdm import tqdm
+
     head = model.head(feed.info.name)
     training = model.training
     model.eval()
     outputs, targets, notes = [], [], Notes()
     dataset = Evaluation(preparer, feed, seed)
+    steps = data_loader(dataset, range(len(dataset)), workers)
     try:
-        for batch in data_loader(dataset, range(len(dataset)), workers):
-            if batch is None:
+        for batch in tqdm(steps, total=len(dataset), disable=not show_progress, unit="batch"):
+            if isinstance(batch, Notes):
+                notes.add(batch)
                 continue
             batch = batch.to(model.device)
             mine = batch.targets[feed.info.name]

@@ -83,8 +83,9 @@ def read_folder(root: Path, reads: dict[str, str] | None, label: str | None) -> 
         if not len(source):
             raise UnitxError(f"{root}: none of its {len(paths)} text files holds UTF-8 text")
     if left_out:
-        counts = ", ".join(f"{count} {what}" for what, count in sorted(left_out.items()))
-        source.notes.append(f"left out of {root}: {counts}")
+        most = ", ".join(f"{count:,} {what}" for what, count in left_out.most_common(5))
+        others = f" and {len(left_out) - 5} kinds more" if len(left_out) > 5 else ""
+        source.notes.append(f"left out of {root}: {left_out.total():,} files ({most}{others})")
     return source
 
 
@@ -122,8 +123,8 @@ def _kind(root: Path, found: dict[str, list[str]], left_out: Counter[str], reads
         table = next((suffix for suffix in TABLES if suffix in left_out), None)
         if table:
             raise UnitxError(f"{root} holds a {table} file and nothing else to read: give that file itself as data")
-        kinds = "; ".join(f"{kind}: {' '.join(known)}" for kind, known in SUFFIXES.items())
-        raise UnitxError(f"{root} holds no file that can be read; files that are read: {kinds}")
+        readable = "; ".join(f"{kind}: {' '.join(sorted(known))}" for kind, known in SUFFIXES.items())
+        raise UnitxError(f"{root} holds no file that can be read; files that are read: {readable}")
     wanted = [column for column in reads or {} if column in SUFFIXES]
     if wanted and not found.keys() & set(wanted):
         raise UnitxError(f"{root} holds no {' or '.join(wanted)} file; it holds {counts}")

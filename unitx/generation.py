@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unitx.errors import UnitxError
-from unitx.tokens import Layout, Pieces, Prepared, Tokens, collate, line_positions
+from unitx.tokens import Batch, Layout, Pieces, Prepared, collate, line_positions
 
 if TYPE_CHECKING:
     from unitx.model import Model
@@ -51,29 +51,33 @@ def generate(
         raise UnitxError(f"task '{head.info.name}' ({head.info.kind}) does not generate text")
     if temperature < 0 or (top_k is not None and top_k < 1) or (top_p is not None and not 0 < top_p <= 1):
         raise UnitxError("temperature must be at least 0, top_k at least 1, and top_p above 0 and at most 1")
+    if max_tokens < 0:
+        raise UnitxError(f"max_tokens is {max_tokens}; it must be at least 0")
     if isinstance(prompts, str):
         raise UnitxError(f"give a list of prompts, not one: [{prompts!r}]")
-    text = model.processors[next(iter(head.info.reads.values()))]
+    modality = next(iter(head.info.reads.values()))
+    text = model.processors[modality]
     given = [text.features(text.read(prompt))[:-1] for prompt in prompts]  # the end mark is for the model to say
     if not given:
         return []
     stops = [stop] if isinstance(stop, str) else list(stop)
     draw = Sampler(temperature, top_k, top_p, seed, model.device)
-    return _continue(model, head, text, given, max_tokens, draw, stops)
+    return _continue(model, head, modality, given, max_tokens, draw, stops)
 
 
 def _continue(
-    model: Model, head: Any, text: Any, given: list[np.ndarray], max_tokens: int, draw: Sampler, stops: list[str]
+    model: Model, head: Any, modality: str, given: list[np.ndarray], max_tokens: int, draw: Sampler, stops: list[str]
 ) -> list[str]:
+    text: Any = model.processors[modality]
     training = model.training
     model.eval()
     try:
-        prepared = [Prepared([("text", Pieces(ids, line_positions(len(ids))))], prefix_parts=0) for ids in given]
+        prepared = [Prepared([(modality, Pieces(ids, line_positions(len(ids))))], prefix_parts=0) for ids in given]
         batch = collate(prepared, model.modalities).to(model.device)
-        tokens = model.embed_pieces(batch)
         room = max(len(ids) for ids in given) + max_tokens
-        cache = model.backbone.new_cache(len(given), room, tokens.vectors)
-        out = model.backbone(tokens, cache)
+        like = torch.empty(0, dtype=model.compute_dtype, device=model.device)
+        cache = model.backbone.new_cache(len(given), room, like)
+        out = model.encode(batch, cache=cache)
         last = (out.layout.offsets[1:].long() - 1)[out.layout.inverse]
         vectors = out.vectors.index_select(0, last)
         said: list[list[int]] = [[] for _ in given]
@@ -86,18 +90,17 @@ def _continue(
                     texts[i] = _finished(text, said[i], stops)
             if None not in texts:
                 break
-            vectors = model.backbone(_next_tokens(model, ids, cache.lengths), cache).vectors
+            vectors = model.encode(_next_tokens(model, modality, ids, cache.lengths), cache=cache).vectors
         return [text.decode(ids) if done is None else done for ids, done in zip(said, texts, strict=True)]
     finally:
         model.train(training)
 
 
-def _next_tokens(model: Model, ids: Tensor, positions: Tensor) -> Tokens:
+def _next_tokens(model: Model, modality: str, ids: Tensor, positions: Tensor) -> Batch:
     """A batch of B sequences of the one token that comes next, in the order of the prompts."""
-    b = len(ids)
-    layout = Layout([1] * b, [0] * b, list(range(b)), positions[:, None].repeat(1, 3), torch.zeros_like(ids), ids)
-    vectors = model.tokenizers["text"](ids, [1] * b)
-    return Tokens(vectors.to(model.compute_dtype), layout)
+    b, kinds = len(ids), torch.full_like(ids, model.modalities.index(modality))
+    layout = Layout([1] * b, [0] * b, list(range(b)), positions[:, None].repeat(1, 3), kinds, ids)
+    return Batch({modality: ids}, {modality: [1] * b}, None, layout)
 
 
 def _finished(text: Any, ids: list[int], stops: list[str]) -> str | None:
@@ -134,8 +137,8 @@ class Sampler:
         """(n, vocabulary): the distribution that is drawn from."""
         logits = logits / self.temperature
         if self.top_k is not None:
-            least = logits.topk(min(self.top_k, logits.shape[-1])).values[:, -1:]
-            logits = logits.masked_fill(logits < least, -torch.inf)
+            values, places = logits.topk(min(self.top_k, logits.shape[-1]))
+            logits = torch.full_like(logits, -torch.inf).scatter(1, places, values)  # exactly k, also among equals
         if self.top_p is not None:
             ordered, places = logits.softmax(-1).sort(descending=True)
             # The token that crosses the line is still in: what counts is the probability before it.

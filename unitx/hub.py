@@ -47,7 +47,7 @@ class DatasetSource:
     def _table(self, table: pa.Table) -> TableSource:
         cells: dict[str, Column] = table_cells(table, self.name)
         for name in self.classes.keys() & cells.keys():
-            cells[name] = [self._class(name, number) for number in cells[name].to_pylist()]
+            cells[name] = [self._class(name, number) for number in table.column(name).to_pylist()]
         return TableSource(cells, Path.cwd(), self.name, self.reads)
 
     def _class(self, name: str, number: int | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -11,12 +12,13 @@ import numpy as np
 
 from unitx.batches import Feed, Preparer, plan_rows
 from unitx.data import Source, check_columns, guess_reads, open_source, parse_reads, split
-from unitx.errors import UnitxError
+from unitx.errors import BadItem, UnitxError
 from unitx.model import Model
 from unitx.recipe import SIZES, Recipe, TaskRecipe, backbone_config, check
 from unitx.registry import TASKS, TOKENIZERS, import_plugin
 from unitx.task import TaskInfo
 from unitx.tokenizer import Processor
+from unitx.worlds.emoji import EmojiWorld
 
 SPM_TEXTS = 200_000  # texts that a sentencepiece vocabulary is trained on, at most
 
@@ -114,14 +116,12 @@ def open_parts(
     data: Any, test: Any, reads: dict[str, str] | None, label: str | None, recipe: Recipe, facts: list[str]
 ) -> tuple[Source, Source]:
     """Training rows and held-out rows: as given, made apart (a world's parts), or split off by the seed."""
-    if isinstance(data, dict) and "world" in data:
-        from unitx.worlds import open_world
-
-        facts.append(f"the data is made: world '{data['world']}', its validation part held out")
-        return open_world(data, "train"), open_world(data, "validation")
     source = open_source(data, reads, label)
     if test is not None:
         return source, open_source(test, reads, label)
+    if isinstance(source, EmojiWorld):
+        facts.append(f"the data is made: {len(source.emoji)} emoji; its validation part is held out")
+        return source.prepare(), replace(source, part="validation")
     train, held_out, statement = split(source, label, recipe.holdout, recipe.seed)
     facts.append(statement)
     return train, held_out
@@ -142,22 +142,26 @@ def _new_processor(recipe: Recipe, modality: str, feeds: list[Feed]) -> Processo
     """The data half of a new tokenizer, with the recipe's options; a text vocabulary is trained where one is wanted."""
     kind = TOKENIZERS.get(modality).Processor
     options = {n: tuple(v) if isinstance(v, list) else v for n, v in recipe.tokenizers.get(modality, {}).items()}
+    size = options.pop("vocabulary_size", 4_096) if modality == "text" else 0
     for name in options:
         if name not in kind.__dataclass_fields__:
             has = ", ".join(kind.__dataclass_fields__)
             raise UnitxError(f"tokenizers.{modality} has no option '{name}'; it has: {has}")
-    if options.get("vocabulary") == "sentencepiece":
+    if options.get("vocabulary") == "sentencepiece" and not options.get("spm"):
         from unitx.tokenizers.text import train_sentencepiece
 
-        size = options.pop("vocabulary_size", 4_096)
         options["spm"] = train_sentencepiece(islice(_texts(feeds, recipe.seed), SPM_TEXTS), size)
     return kind(**options)
 
 
 def _texts(feeds: list[Feed], seed: int) -> Iterator[str]:
-    """The texts of all training rows, in random order."""
+    """The texts of all training rows, in random order; what cannot be read is left for training to report."""
+    from unitx.tokenizers.text import TextProcessor
+
+    reader = TextProcessor()
     for number, feed in enumerate(feeds):
-        columns = [column for column, modality in feed.info.reads.items() if modality == "text"]
+        texts = replace(feed.info, reads={c: m for c, m in feed.info.reads.items() if m == "text"})
         for index in np.random.default_rng([seed, number]).permutation(len(feed.source)).tolist():
-            row = feed.source.row(index, np.random.default_rng(index))
-            yield from (text for _, text in replace(feed.info, reads=dict.fromkeys(columns, "text")).parts(row))
+            for _, item in texts.parts(feed.source.row(index, np.random.default_rng(index))):
+                with suppress(BadItem):
+                    yield str(reader.read(item))

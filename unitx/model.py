@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from unitx.recipe import FORMAT, from_dict
 from unitx.registry import TASKS, TOKENIZERS
 from unitx.task import Task, TaskInfo
 from unitx.tokenizer import Processor
-from unitx.tokens import Batch, Tokens
+from unitx.tokens import Batch, Targets, Tokens
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -44,10 +44,9 @@ class Model(nn.Module):
         self.compute_dtype = torch.float32
         self.frozen: list[str] = []
         self.backbone = Backbone(backbone)
-        self.tokenizers = nn.ModuleDict()
+        self.tokenizers, self.heads = nn.ModuleDict(), nn.ModuleDict()
         for modality in sorted(processors):
             self.add_tokenizer(modality, processors[modality])
-        self.heads = nn.ModuleDict()
         for info in tasks:
             self.add_task(info)
 
@@ -78,8 +77,11 @@ class Model(nn.Module):
 
     def add_tokenizer(self, modality: str, processor: Processor) -> None:
         """Attach a tokenizer with new weights for a modality that the model does not read yet."""
-        added = {**self.tokenizers, modality: TOKENIZERS.get(modality)(processor, self.backbone.config.dim)}
+        tokenizer = TOKENIZERS.get(modality)(processor, self.backbone.config.dim).to(self.device)
+        added = {**self.tokenizers, modality: tokenizer}
         self.tokenizers = nn.ModuleDict({name: added[name] for name in sorted(added)})
+        for head in self.heads.values():
+            head.add_modality(modality)
 
     def add_adapters(self, frozen: Iterable[str] = ()) -> None:
         """Put LoRA on the backbone; sequences of `frozen` modalities alone do not pass it."""
@@ -87,8 +89,16 @@ class Model(nn.Module):
         self.frozen = sorted(frozen)
 
     def add_task(self, info: TaskInfo) -> None:
-        """Attach a head with new weights; one of the same name is replaced."""
-        self.heads[info.name] = TASKS.get(info.kind)(self.backbone.config.dim, info, self.processors)
+        """Attach a head with new weights; one of the same name is replaced.
+
+        Raises:
+            UnitxError: a name that PyTorch does not take for a part of a model.
+        """
+        head = TASKS.get(info.kind)(self.backbone.config.dim, info, self.processors).to(self.device)
+        try:
+            self.heads[info.name] = head
+        except KeyError as error:
+            raise UnitxError(f"a task cannot be called '{info.name}': give it another name") from error
 
     def only_task(self, kind: str | None = None) -> str:
         """The name of the one task there is (of a kind).
@@ -97,10 +107,11 @@ class Model(nn.Module):
             UnitxError: there is none, or there are several to choose from.
         """
         found = [name for name, head in self.heads.items() if kind in (None, head.info.kind)]
-        if len(found) != 1:
-            what = "task" if kind is None else f"{kind} task"
-            has = ", ".join(self.tasks) or "none"
-            raise UnitxError(f"the model has {len(found)} {what}s; say which with task= (it has: {has})")
+        what = "task" if kind is None else f"{kind} task"
+        if not found:
+            raise UnitxError(f"the model has no {what}; its tasks are: {', '.join(self.tasks) or 'none'}")
+        if len(found) > 1:
+            raise UnitxError(f"the model has {len(found)} {what}s; say which with task= ({', '.join(found)})")
         return found[0]
 
     def head(self, task: str) -> Task:
@@ -115,7 +126,7 @@ class Model(nn.Module):
 
     def labels(self, task: str | None = None) -> list[str]:
         """The names of a task's classes or concepts, in the order of `predict_proba`'s columns."""
-        return list(self.head(task or self.only_task()).info.labels)
+        return list(self.head(task or embedding.predicting_task(self)).info.labels)
 
     def embed_pieces(self, batch: Batch) -> Tokens:
         """Everything before the first block: each modality by its tokenizer, then all in packed order."""
@@ -140,28 +151,37 @@ class Model(nn.Module):
 
         Returns: the loss (), and for each task its loss and metrics as () tensors, "task/loss".
         """
+        several = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if several:
+            batch = self._with_all_tasks(batch)
         tokens = self.encode(batch)
         total = tokens.vectors.new_zeros((), dtype=torch.float32)
         metrics: dict[str, Tensor] = {}
         for name, targets in batch.targets.items():
             head = self.heads[name]
             found = head.loss(tokens, targets)
-            mean = found.sum / max(counts[name] if counts else found.count, 1)
+            mean = found.sum / ((counts or {}).get(name, found.count) or 1)
             total = total + head.info.weight * mean
+            if not targets.count:
+                continue
             metrics[f"{name}/loss"] = found.sum.detach() / max(found.count, 1)
             for metric, value in found.metrics.items():
                 metrics[f"{name}/{metric}"] = value / max(found.count, 1)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            total = total + self._touch(batch)
-        return total, metrics
+        return total + self._absent(batch) if several else total, metrics
 
-    def _touch(self, batch: Batch) -> Tensor:
-        """Zero, depending on what this process has no item for: data-parallel training waits for every gradient."""
-        absent = [t for m, t in self.tokenizers.items() if m not in batch.values]
-        absent += [h for name, h in self.heads.items() if name not in batch.targets]
-        return sum(
-            (p.sum() * 0.0 for module in absent for p in module.parameters()), torch.zeros((), device=self.device)
-        )
+    def _with_all_tasks(self, batch: Batch) -> Batch:
+        """The batch with zero rows for the tasks that it lacks: losses that gather wait for every process."""
+        rows = torch.zeros(0, dtype=torch.long)
+        targets = {
+            name: batch.targets.get(name) or Targets(rows, head.collate(head.info, []), 0)
+            for name, head in self.heads.items()
+        }
+        return replace(batch, targets=targets).to(self.device)
+
+    def _absent(self, batch: Batch) -> Tensor:
+        """Zero, with a gradient to the tokenizers that have no item here: data-parallel training waits for each."""
+        absent = [p for m, t in self.tokenizers.items() if m not in batch.values for p in t.parameters()]
+        return sum((p.sum() * 0.0 for p in absent), torch.zeros((), device=self.device))
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
         """Write `config.json` and `model.safetensors` (and a tokenizer's own files), replacing what is there.
@@ -177,9 +197,11 @@ class Model(nn.Module):
         for modality, processor in self.processors.items():
             options = {f.name: getattr(processor, f.name) for f in fields(processor)}
             for name in [name for name, value in options.items() if isinstance(value, bytes)]:
-                value = options.pop(name)
+                value, file = options.pop(name), folder / f"{modality}.{name}"
                 if value:
-                    (folder / f"{modality}.{name}").write_bytes(value)
+                    file.write_bytes(value)
+                else:
+                    file.unlink(missing_ok=True)  # of another model that was saved here before
             config["tokenizers"][modality] = {"options": options, "file": TOKENIZERS.file_of(modality)}
         if has_lora(self.backbone):
             config["adapters"] = {"frozen": self.frozen}
@@ -224,7 +246,7 @@ class Model(nn.Module):
             weights = load_file(folder / WEIGHTS)
             model.load_state_dict({name: value.to(torch.float32) if value.is_floating_point() else value
                                    for name, value in weights.items()})  # fmt: skip
-        except (SafetensorError, RuntimeError, TypeError) as error:
+        except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
             raise UnitxError(f"{folder} cannot be loaded: {' '.join(str(error).split())[:500]}") from error
         return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
 
@@ -266,14 +288,16 @@ def locate(source: str | Path, **hub: Any) -> Path:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    if not (folder / WEIGHTS).is_file():
-        raise UnitxError(f"{folder} lacks {WEIGHTS}: copy the whole folder, or save the model again")
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise UnitxError(f"{folder} lacks {name}: copy the whole folder, or save the model again")
     try:
         config = json.loads((folder / CONFIG).read_text("utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UnitxError(f"{folder / CONFIG} is not valid JSON: {error}") from error
-    if not isinstance(config, dict) or "backbone" not in config:
-        raise UnitxError(f"{folder / CONFIG} is not a unitx model's: it has no 'backbone'")
+    for name in ("backbone", "tokenizers", "tasks"):
+        if not isinstance(config, dict) or name not in config:
+            raise UnitxError(f"{folder / CONFIG} is not a unitx model's: it has no '{name}'")
     if config.get("format") != FORMAT:
         raise UnitxError(
             f"{folder / CONFIG} has format {config.get('format')}, this version of unitx reads format {FORMAT}: "

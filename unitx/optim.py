@@ -127,7 +127,7 @@ def _level(name: str, depth: int) -> int:
 def schedule(done: float, warmup: float) -> float:
     """The learning rate's factor when a share `done` of the run is over: linear warm-up, then a cosine to zero."""
     rise = min(1.0, done / warmup) if warmup > 0 else 1.0
-    fall = 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, (done - warmup) / (1 - warmup)))))
+    fall = 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, (done - warmup) / max(1 - warmup, 1e-9)))))
     return max(rise * fall, 1e-3)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 
 def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
     """The training losses and the held-out scores over the steps, side by side.
@@ -12,12 +14,7 @@ def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
     Args:
         history: lines of metrics.jsonl: training lines with "loss", evaluation lines with "held_out".
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 4), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    losses, scores = figure.subplots(1, 2)
+    figure, (losses, scores) = _figure(11, 4, 1, 2)
     steps = [line["step"] for line in history if "loss" in line]
     for name in sorted({key for line in history for key in line if key == "loss" or key.endswith("/loss")}):
         values = [line.get(name) for line in history if "loss" in line]
@@ -34,3 +31,92 @@ def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
         if axes.lines:
             axes.legend(fontsize=8)
     figure.savefig(path)
+
+
+def draw_space(
+    vectors: dict[str, np.ndarray], concept_of: dict[str, np.ndarray], markers: list[Any], path: Path, credit: str
+) -> None:
+    """Pictures, words and speech of the same concepts in two dimensions (t-SNE, van der Maaten and Hinton 2008).
+
+    Args:
+        vectors: "image", "text" and "audio" → (n, dim) unit vectors.
+        concept_of: the same keys → (n,) the concept's number.
+        markers: a PIL picture for each concept, drawn where its pictures lie.
+        credit: a line under the plot.
+    """
+    from matplotlib.lines import Line2D
+    from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+    from sklearn.manifold import TSNE
+
+    figure, axes = _figure(12, 12)
+    chosen = {sense: np.unique(concept_of[sense], return_index=True)[1] for sense in vectors}
+    stacked = np.concatenate([vectors[sense][places] for sense, places in chosen.items()])
+    perplexity = min(20, max(2, len(stacked) // 4))
+    flat = TSNE(metric="cosine", perplexity=perplexity, init="random", random_state=0).fit_transform(stacked)
+    places = dict(zip(chosen, np.split(flat, np.cumsum([len(p) for p in chosen.values()])[:-1]), strict=True))
+    centres = {int(c): xy for c, xy in zip(concept_of["image"][chosen["image"]], places["image"], strict=True)}
+    for sense, mark, colour in (("text", "s", "#0072b2"), ("audio", "^", "#d55e00")):
+        for concept, xy in zip(concept_of[sense][chosen[sense]].tolist(), places[sense], strict=True):
+            if concept in centres:
+                axes.plot(*zip(xy, centres[concept], strict=True), color="#bbbbbb", linewidth=0.8, zorder=1)
+        axes.scatter(*places[sense].T, marker=mark, color=colour, s=42, zorder=3, edgecolor="white", linewidth=0.6)
+    for concept, xy in centres.items():
+        image = OffsetImage(np.asarray(markers[concept]), zoom=0.55)
+        axes.add_artist(AnnotationBbox(image, xy, frameon=False, zorder=2))
+    handles = [
+        Line2D([], [], marker=mark, color=colour, linestyle="", markersize=9, label=label)
+        for mark, colour, label in (("s", "#0072b2", "its written name"), ("^", "#d55e00", "its spoken name"))
+    ]
+    axes.legend(
+        handles=handles, loc="upper right", fontsize=12, title="an emoji: a picture of it; and", title_fontsize=12
+    )
+    axes.set_title("One space for what is seen, read and heard", fontsize=18)
+    axes.set_axis_off()
+    figure.supxlabel(credit, fontsize=8, color="#777777")
+    figure.savefig(path)
+
+
+def draw_search(
+    queries: list[tuple[str, Any, np.ndarray]], gallery: tuple[list[Any], np.ndarray], path: Path, credit: str
+) -> None:
+    """A sheet of queries, each with the five nearest pictures.
+
+    Args:
+        queries: (sense, item, vector): a text; (what is said, (waveform, rate)); or a picture.
+        gallery: pictures and their (n, dim) unit vectors.
+    """
+    pictures, vectors = gallery
+    figure, grid = _figure(9, 1.25 * len(queries) + 1, len(queries), 6)
+    for (sense, item, vector), row in zip(queries, grid, strict=True):
+        _draw_query(row[0], sense, item)
+        similarity = vectors @ vector
+        for axes, place in zip(row[1:], np.argsort(-similarity)[:5], strict=True):
+            axes.imshow(pictures[place])
+            axes.set_title(f"{similarity[place]:.2f}", fontsize=9, pad=2, color="#777777")
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    grid[0, 0].set_title("query", fontsize=12, pad=8)
+    figure.suptitle("Asked in words, in speech and in pictures: the five nearest pictures", fontsize=14)
+    figure.supxlabel(credit, fontsize=8, color="#777777")
+    figure.savefig(path)
+
+
+def _draw_query(axes: Any, sense: str, item: Any) -> None:
+    if sense == "image":
+        axes.imshow(item)
+    elif sense == "text":
+        axes.text(0.5, 0.5, f"“{item}”", ha="center", va="center", fontsize=12, wrap=True)
+    else:
+        said, (waveform, _) = item
+        axes.plot(np.asarray(waveform), color="#d55e00", linewidth=0.4)
+        axes.set_xlabel(f"spoken: {said}", fontsize=8, labelpad=2)
+
+
+def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns)

@@ -7,10 +7,13 @@ decided by the one dial, `size`, or from the data; `recipe.yaml` in a run's fold
 from __future__ import annotations
 
 import difflib
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+import os
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import files
+from numbers import Real
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -37,7 +40,7 @@ class TaskRecipe:
     kind: str = "classify"
     data: Any = None
     test: Any = None
-    reads: str | None = None
+    reads: str | dict[str, str] | None = None
     label: str | None = None
     weight: float = 1.0
     options: dict[str, Any] = field(default_factory=dict)
@@ -63,7 +66,7 @@ class Recipe:
         tasks: name → task; all are trained at once, in the same batches.
         data: folder, file, hub name or `world:emoji`, for the tasks that do not name their own.
         test: data to evaluate on; without it a seeded part of `data` is held out.
-        reads: columns and what they are read as, "photo:image,title:text"; guessed where it is plain.
+        reads: columns and what they are read as, "photo:image,title:text", or as fields; guessed where it is plain.
         label: the column that holds the answer.
         tokenizers: modality → options of its processor (patch, max_tokens, vocabulary, …).
         size: nano, tiny, small, base or large: width, depth, heads, learning rate and batch together.
@@ -99,7 +102,7 @@ class Recipe:
     tasks: dict[str, TaskRecipe] = field(default_factory=dict)
     data: Any = None
     test: Any = None
-    reads: str | None = None
+    reads: str | dict[str, str] | None = None
     label: str | None = None
     tokenizers: dict[str, dict[str, Any]] = field(default_factory=dict)
     size: str = "nano"
@@ -132,6 +135,7 @@ class Recipe:
 
 
 LENGTHS = ("steps", "epochs", "minutes")
+POSITIVE = (*LENGTHS, "batch_tokens", "accumulate", "lr", "clip", "evaluations", "checkpoint_every", "layer_decay")
 CHOICES = {
     "size": tuple(SIZES),
     "optimizer": ("muon", "adamw"),
@@ -163,7 +167,10 @@ def load_recipe(source: str | Path | Recipe) -> Recipe:
     if path.is_dir() and (path / "recipe.yaml").is_file():
         path = path / "recipe.yaml"
     if path.is_file():
-        text, name = path.read_text("utf-8"), str(path)
+        try:
+            text, name = path.read_text("utf-8"), str(path)
+        except UnicodeDecodeError as error:
+            raise UnitxError(f"{path} is not UTF-8 text: give a recipe's YAML file") from error
     elif str(source) in shipped():
         text, name = (files("unitx") / "recipes" / f"{source}.yaml").read_text("utf-8"), str(source)
     else:
@@ -180,7 +187,11 @@ def load_recipe(source: str | Path | Recipe) -> Recipe:
 
 
 def from_dict(cls: type, tree: Any, where: str) -> Any:
-    """Build a configuration dataclass from plain data, naming any field that it does not have."""
+    """Build a configuration dataclass from plain data.
+
+    Raises:
+        UnitxError: a field that it does not have, or a value of the wrong kind; named.
+    """
     if not isinstance(tree, dict):
         raise UnitxError(f"{where}: expected fields, found {tree!r}")
     known = {f.name: f for f in fields(cls)}
@@ -190,12 +201,44 @@ def from_dict(cls: type, tree: Any, where: str) -> Any:
             hint = f"did you mean '{close[0]}'?" if close else f"there are: {', '.join(known)}"
             raise UnitxError(f"{where}: unknown field '{name}'; {hint}")
     values = dict(tree)
-    if cls is Recipe and "tasks" in values:
-        tasks = values["tasks"] or {}
+    if cls is Recipe and isinstance(tasks := values.get("tasks"), dict):
         values["tasks"] = {name: from_dict(TaskRecipe, t, f"{where}: tasks.{name}") for name, t in tasks.items()}
     if cls is Recipe and "model" in values:
         values["model"] = from_dict(ModelRecipe, values["model"] or {}, f"{where}: model")
+    if cls in (Recipe, TaskRecipe, ModelRecipe):
+        kinds = get_type_hints(cls)
+        values = {name: _as_kind(kinds[name], value, f"{where}: {name}") for name, value in values.items()}
     return cls(**values)
+
+
+KINDS = {int: "a whole number", float: "a number", str: "text", list: "a list", dict: "fields"}
+
+
+def _as_kind(kind: Any, value: Any, where: str) -> Any:
+    """A value as a field of this type holds it; YAML's 1e-3 is text and becomes a number, a path becomes text."""
+    kinds = [get_origin(k) or k for k in (get_args(kind) if isinstance(kind, UnionType) else (kind,))]
+    if Any in kinds or (value is None and type(None) in kinds):
+        return value
+    if isinstance(value, os.PathLike) and str in kinds:
+        return os.fspath(value)
+    number = _number(value) if int in kinds or float in kinds else None
+    if number is not None and (float in kinds or float(number).is_integer()):
+        return float(number) if float in kinds else int(number)
+    if isinstance(value, tuple(k for k in kinds if k not in (int, float))):
+        return value
+    wanted = " or ".join(KINDS[k] for k in kinds if k in KINDS)
+    raise UnitxError(f"{where} is {value!r}; it must be {wanted}")
+
+
+def _number(value: Any) -> Real | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, Real):
+        return value
+    try:
+        return float(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
 
 
 def update(recipe: Recipe, **given: Any) -> Recipe:
@@ -204,18 +247,25 @@ def update(recipe: Recipe, **given: Any) -> Recipe:
     if any(given.get(name) is not None for name in LENGTHS):
         tree |= dict.fromkeys(LENGTHS)  # the length that is given replaces the recipe's, whichever that was
     for name, value in given.items():
-        place, *path = tree, *name.split(".")
-        for step in path[:-1]:
-            place = place.setdefault(step, {}) if isinstance(place, dict) else place
-        place[path[-1]] = to_dict(value) if is_dataclass(value) else value
+        *path, last = name.split(".")
+        if path[:1] == ["tasks"] and path[1:] and path[1] not in tree["tasks"] and f"tasks.{path[1]}.kind" not in given:
+            raise UnitxError(
+                f"{name}: the recipe has no task '{path[1]}'; it has: {', '.join(tree['tasks']) or 'none'}"
+            )
+        place = tree
+        for step in path:
+            if place.get(step) is None:
+                place[step] = {}
+            place = place[step]
+            if not isinstance(place, dict):
+                raise UnitxError(f"{name}: '{step}' is {place!r} and has no fields of its own")
+        place[last] = _plain(value)
     return from_dict(Recipe, tree, "recipe")
 
 
-def to_dict(tree: Any) -> dict[str, Any]:
+def to_dict(recipe: Recipe | TaskRecipe | ModelRecipe) -> dict[str, Any]:
     """Plain data of a configuration; objects given as data (a DataFrame, a Source) are kept as they are."""
-    if is_dataclass(tree) and not isinstance(tree, type):
-        return {f.name: _plain(getattr(tree, f.name)) for f in fields(tree)}
-    return tree
+    return {f.name: _plain(getattr(recipe, f.name)) for f in fields(recipe)}
 
 
 def _plain(value: Any) -> Any:
@@ -237,13 +287,24 @@ def check(recipe: Recipe) -> None:
     lengths = [name for name in LENGTHS if getattr(recipe, name) is not None]
     if len(lengths) > 1:
         raise UnitxError(f"give one length, not {' and '.join(lengths)}")
-    for name in (*LENGTHS, "batch_tokens", "accumulate", "lr", "clip"):
+    for name in POSITIVE:
         value = getattr(recipe, name)
         if value is not None and not value > 0:
             raise UnitxError(f"{name} is {value}; it must be more than 0")
-    for name in recipe.tasks:
+    for name in ("holdout", "warmup", "label_smoothing"):
+        value = getattr(recipe, name)
+        if value is not None and not 0 <= value < 1:
+            raise UnitxError(f"{name} is {value}; it must be from 0 to below 1")
+    if (recipe.workers or 0) < 0 or recipe.weight_decay < 0 or recipe.layer_decay > 1:
+        raise UnitxError("workers and weight_decay must be at least 0, and layer_decay at most 1")
+    for modality, options in recipe.tokenizers.items():
+        if not isinstance(options, dict):
+            raise UnitxError(f"tokenizers.{modality} is {options!r}; it must be fields, such as max_tokens: 256")
+    for name, task in recipe.tasks.items():
         if not name or "." in name or "/" in name:
             raise UnitxError(f"a task cannot be called '{name}': leave out dots and slashes")
+        if not task.weight > 0:
+            raise UnitxError(f"tasks.{name}.weight is {task.weight}; it must be more than 0")
 
 
 def backbone_config(recipe: Recipe) -> BackboneConfig:
@@ -270,7 +331,12 @@ def save_recipe(path: Path, given: Recipe, resolved: dict[str, Any]) -> None:
 def _trimmed(recipe: Recipe) -> dict[str, Any]:
     """Only the fields that differ from their defaults."""
     plain, default = to_dict(recipe), to_dict(Recipe())
-    return {name: value for name, value in plain.items() if value != default[name]}
+    return {name: value for name, value in plain.items() if not _equal(value, default[name])}
+
+
+def _equal(left: Any, right: Any) -> bool:
+    """Whether they are; a DataFrame, say, would answer for each cell."""
+    return left is right or (type(left) is type(right) and bool(left == right))
 
 
 def _writable(value: Any) -> Any:

@@ -13,13 +13,12 @@ SEPARATOR = "|"  # between the labels of one cell, where a row may have several
 
 @runtime_checkable
 class Source(Protocol):
-    """Rows of named columns; what every data set looks like to the loader.
+    """Rows of named columns; what every data set looks like to the loader."""
 
-    Attributes:
-        columns: the names, in order.
-    """
-
-    columns: list[str]
+    @property
+    def columns(self) -> list[str]:
+        """The names, in order; a plain attribute will do."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -93,6 +92,6 @@ def labelled(source: Source, label: str, multi: bool = False) -> tuple[Source, i
     """The rows that have a label, and how many have none. With `multi` an empty list is an answer: no label holds."""
     cells = source.column(label)
     kept = [i for i, cell in enumerate(cells) if labels_in(cell, multi) or (multi and cell == [])]
-    return (
-        (source, 0) if len(kept) == len(cells) else (Subset(source, np.array(kept, dtype=int)), len(cells) - len(kept))
-    )
+    if len(kept) == len(cells):
+        return source, 0
+    return Subset(source, np.array(kept, dtype=int)), len(cells) - len(kept)

@@ -22,17 +22,16 @@ import numpy as np
 import pyarrow as pa
 
 from unitx.errors import UnitxError
+from unitx.media import AUDIO_SUFFIXES, IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 Column: TypeAlias = pa.ChunkedArray | list[Any]
 
+PLAIN_TEXT = ".txt .text .md .rst .tex .py .c .h .cpp .hpp .java .js .ts .go .rs .rb .sh .html .css"
 SUFFIXES = {
-    modality: suffixes.split()
-    for modality, suffixes in {
-        "image": ".jpg .jpeg .png .gif .bmp .webp .tif .tiff .ppm .pgm .pbm .avif .jp2 .ico .tga",
-        "audio": ".wav .flac .ogg .oga .mp3 .m4a .aac .opus .aiff .aif .au .wma .amr",
-        "video": ".mp4 .mov .mkv .webm .avi .m4v .mpg .mpeg .3gp",
-        "text": ".txt .text .md .rst .tex .py .c .h .cpp .hpp .java .js .ts .go .rs .rb .sh .html .css",
-    }.items()
+    "image": IMAGE_SUFFIXES,
+    "audio": AUDIO_SUFFIXES,
+    "video": VIDEO_SUFFIXES,
+    "text": frozenset(PLAIN_TEXT.split()),
 }
 MODALITY = {suffix: modality for modality, suffixes in SUFFIXES.items() for suffix in suffixes}
 MEDIA = ("image", "audio", "video")  # modalities whose cells are paths
@@ -140,10 +139,11 @@ def _is_plain(value: Any) -> bool:
 
 
 def _join(chunks: list[pa.Array | list]) -> Column:
-    types = {chunk.type for chunk in chunks if isinstance(chunk, pa.Array) and not pa.types.is_null(chunk.type)}
-    if all(isinstance(chunk, pa.Array) for chunk in chunks) and len(types) <= 1:
+    packed: list[pa.Array] = [chunk for chunk in chunks if isinstance(chunk, pa.Array)]
+    types = {chunk.type for chunk in packed if not pa.types.is_null(chunk.type)}
+    if len(packed) == len(chunks) and len(types) <= 1:
         kind = types.pop() if types else pa.null()
-        return pa.chunked_array([chunk.cast(kind) for chunk in chunks], type=kind)
+        return pa.chunked_array([chunk.cast(kind) for chunk in packed], type=kind)
     return [cell for chunk in chunks for cell in (chunk if isinstance(chunk, list) else chunk.to_pylist())]
 
 

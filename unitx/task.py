@@ -93,6 +93,9 @@ class Task(nn.Module):
         self.info = info
         self.options = self.parse_options(info)
 
+    def add_modality(self, modality: str) -> None:
+        """The model reads one modality more from now on; for heads that treat each apart."""
+
     @classmethod
     def parse_options(cls, info: TaskInfo) -> Any:
         """`info.options` as `Options`.
@@ -135,9 +138,19 @@ class Task(nn.Module):
         """(n, …) what `score` and `answers` work on, a row for each of the sequences `rows` (packed numbers)."""
         raise NotImplementedError
 
+    def probabilities(self, outputs: Tensor) -> Tensor:
+        """(n, labels) of each row of `outputs`, in the order of `info.labels`.
+
+        Raises:
+            UnitxError: the task does not predict labels.
+        """
+        raise UnitxError(f"task '{self.info.name}' ({self.info.kind}) does not predict labels")
+
     def answers(self, outputs: Tensor, top: int) -> list[list[Answer]]:
         """For each row of `outputs` the `top` best answers, best first."""
-        raise UnitxError(f"task '{self.info.name}' ({self.info.kind}) does not predict labels")
+        scores, places = self.probabilities(outputs).topk(min(top, len(self.info.labels)))
+        rows = zip(places.tolist(), scores.tolist(), strict=True)
+        return [[Answer(self.info.labels[i], s) for i, s in zip(*row, strict=True)] for row in rows]
 
     def score(self, outputs: Tensor, targets: Any) -> dict[str, float]:
         """Metrics over a whole evaluation set, from `outputs` and the collated targets of all its sequences."""

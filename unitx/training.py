@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from unitx.augment import Augment
-from unitx.batches import Notes, Steps, data_loader
+from unitx.batches import Notes, Step, Steps, data_loader
 from unitx.checkpoint import Progress, checkpoints, load_progress, load_training_state, save_checkpoint
 from unitx.errors import UnitxError
 from unitx.evaluation import score
@@ -121,10 +121,8 @@ def resume(folder: str | Path, *, echo: bool = True) -> Run:
     recipe = load_recipe(folder)
     torch.manual_seed(recipe.seed)
     resolved = _resolved(folder)
-    if "base" in resolved:
-        job = prepare_base(recipe, Model.from_pretrained(resolved["base"]))
-    else:
-        job = build_job(recipe)
+    base = Model.from_pretrained(resolved["base"]) if "base" in resolved else None
+    job = prepare_base(recipe, base) if base else build_job(recipe)
     job.resolved |= resolved
     return fit(job, folder, echo=echo, checkpoint=saved[-1])
 
@@ -213,13 +211,13 @@ class Trainer:
         report.start(self.steps, None if self.steps else 60 * (recipe.minutes or DEFAULT_MINUTES), self.progress)
         self.wrapped.train()
         with _on_interrupt(self._ask_to_stop):
-            for batches in self._batches():
+            for batches, notes in self._batches():
                 started = time.monotonic()
                 metrics = self._step(batches)
                 self.progress.step += 1
                 self.progress.seconds += time.monotonic() - started + self.waited
                 self.clock.fill_(self.done)
-                self._log_step(metrics, batches)
+                self._log_step(metrics, notes)
                 if self.done >= next_evaluation or self.done >= 1:
                     self._evaluate()
                     next_evaluation = self._next_evaluation()
@@ -229,8 +227,8 @@ class Trainer:
                     break
         return self._finish()
 
-    def _batches(self) -> Iterator[list]:
-        """Micro-batches of each step from where the run stands; `waited` is the time that the loop stood still."""
+    def _batches(self) -> Iterator[Step]:
+        """What each step sees from where the run stands; `waited` is the time that the loop stood still."""
         recipe = self.recipe
         steps = Steps(
             self.job.preparer, self.job.feeds,
@@ -243,11 +241,11 @@ class Trainer:
         while True:
             started = time.monotonic()
             try:
-                batches = next(source)
+                step = next(source)
             except StopIteration:
                 return
             self.waited = time.monotonic() - started
-            yield batches
+            yield step
 
     def _step(self, batches: list) -> dict[str, float]:
         """One optimizer step over all micro-batches; returns the step's metrics.
@@ -285,8 +283,7 @@ class Trainer:
         # Data-parallel training averages the gradients of its processes; what is wanted is their sum.
         return dict(zip(names, (total / self.accelerator.num_processes).tolist(), strict=True))
 
-    def _log_step(self, metrics: dict[str, float], batches: list) -> None:
-        notes = batches[0].notes if batches else Notes()
+    def _log_step(self, metrics: dict[str, float], notes: Notes) -> None:
         self.notes.add(notes)
         self.progress.items += notes.items
         self.progress.skipped += len(notes.skipped)

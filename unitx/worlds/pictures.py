@@ -24,7 +24,8 @@ from unitx.errors import UnitxError
 ATTRIBUTION = "All emojis designed by OpenMoji, the open-source emoji and icon project (openmoji.org), CC BY-SA 4.0"
 
 BLACK = "#000"
-CELLS = 2  # a picture is warped in CELLS × CELLS quadrilaterals
+CELLS = 4  # a drawing is bent in CELLS × CELLS quadrilaterals
+CORNERS = np.array([(-0.5, -0.5), (-0.5, 0.5), (0.5, 0.5), (0.5, -0.5)])
 CLOUDS = (1, 1, 2, 3, 6)  # patches of colour along a side of a ground, blurred into each other
 MARGIN = 3  # kept free around a drawing, in units of OpenMoji's 72 × 72 grid
 PAINT = re.compile(r'\b(fill|stroke)="#([0-9a-fA-F]{3,6})"')
@@ -46,7 +47,8 @@ class Style:
         spread: standard deviation of further changes to each colour by itself.
         shading: difference in lightness from one side of each area to the other; `angle` (radians) is its direction.
         border: a white rim, in pixels; `shadow`: its darkness, 0 to 1.
-        seed: of the changes by `spread`.
+        bend: how far points of the drawing stray from their places (standard deviation, in widths of the drawing).
+        seed: of the changes by `spread` and `bend`.
     """
 
     outline: str = "black"
@@ -60,6 +62,7 @@ class Style:
     angle: float = 0.0
     border: int = 0
     shadow: float = 0.0
+    bend: float = 0.0
     seed: int = 0
 
     @classmethod
@@ -81,6 +84,7 @@ class Style:
             angle=rng.uniform(0, 2 * math.pi),
             border=int(rng.integers(1, 3)) if rng.random() < 0.1 * w else 0,
             shadow=rng.uniform(0.2, 0.5) if rng.random() < 0.2 * w else 0.0,
+            bend=0.035 * w * rng.random(),
             seed=int(rng.integers(2**31)),
         )
 
@@ -110,6 +114,7 @@ def draw(emoji: str, size: int, style: Style | None = None) -> np.ndarray:
     svg = svg.replace("<svg ", f'<svg fill="{BLACK}" ', 1).replace('viewBox="0 0 72 72"', f'viewBox="{box}"', 1)
     svg = STROKE_WIDTH.sub(lambda m: f'stroke-width="{float(m[1]) * style.width:.3g}"', svg)
     drawing = _without_outline(svg, style, size) if style.outline == "none" else _render(_paint(svg, style), size)
+    drawing = _bend(drawing, style) if style.bend else drawing
     return _rim(drawing, style) if style.border or style.shadow else drawing
 
 
@@ -229,6 +234,26 @@ def _without_outline(svg: str, style: Style, size: int) -> np.ndarray:
     return (kept + coloured * (1 - kept[..., 3:] / 255)).round().astype(np.uint8)
 
 
+def _bend(drawing: np.ndarray, style: Style) -> np.ndarray:
+    """The drawing on an uneven sheet: other artists draw other proportions."""
+    size = len(drawing)
+    cuts = [round(size * i / CELLS) for i in range(CELLS + 1)]
+    corners = np.stack(np.meshgrid(cuts, cuts), axis=-1)
+    c = corners + size * style.bend * np.random.default_rng(style.seed).standard_normal(corners.shape)
+    cells = [(i, j) for i in range(CELLS) for j in range(CELLS)]
+    mesh = [
+        ((cuts[j], cuts[i], cuts[j + 1], cuts[i + 1]), (*c[i, j], *c[i + 1, j], *c[i + 1, j + 1], *c[i, j + 1]))
+        for i, j in cells
+    ]
+    bent = _four_channels(drawing).transform((size, size), Image.Transform.MESH, mesh, Image.Resampling.BICUBIC)
+    return np.minimum(np.asarray(bent), np.asarray(bent)[..., 3:])  # interpolation may pass a colour over its alpha
+
+
+def _four_channels(drawing: np.ndarray) -> Image.Image:
+    # Not "RGBA": PIL would multiply the colours by alpha again.
+    return Image.frombuffer("RGBX", (len(drawing), len(drawing)), drawing.tobytes(), "raw", "RGBX", 0, 1)
+
+
 def _rim(drawing: np.ndarray, style: Style) -> np.ndarray:
     """A white border around the drawing, a shadow below it, or both."""
     top = drawing.astype(np.float32)
@@ -274,9 +299,9 @@ def vary(
 
     Returns: an RGB picture (size, size).
     """
-    source = Image.frombuffer("RGBX", drawing.shape[1::-1], drawing.tobytes(), "raw", "RGBX", 0, 1)
-    mesh = _warp(drawing.shape[0], size, rng, strength, mirror)
-    placed = source.transform((size, size), Image.Transform.MESH, mesh, Image.Resampling.BILINEAR)
+    source = _four_channels(drawing)
+    quad = _quad(drawing.shape[0], rng, strength, mirror)
+    placed = source.transform((size, size), Image.Transform.QUAD, quad, Image.Resampling.BILINEAR)
     values = np.asarray(placed).reshape(-1, 4).astype(np.float32)
     ground = _ground(size, rng, strength, patterned)
     picture = values @ _light(rng, strength)
@@ -291,31 +316,19 @@ def vary(
     return result
 
 
-def _warp(n: int, size: int, rng: np.random.Generator, strength: float, mirror: bool) -> list[tuple]:
-    """PIL's mesh: for each cell of the picture the four corners in the drawing that it shows."""
-    u = (rng.uniform(-1, 1, 8) * strength).tolist()
+def _quad(n: int, rng: np.random.Generator, strength: float, mirror: bool) -> list[float]:
+    """The four corners, in the drawing, of what the picture shows: upper left, lower left, lower right, upper right."""
+    u = (rng.uniform(-1, 1, 6) * strength).tolist()
     cos, sin = math.cos(0.45 * u[0]), math.sin(0.45 * u[0])
     scale = 1 - 0.2 * strength + 0.22 * u[1]
     stretch, shear = math.exp(0.22 * u[2]), 0.25 * u[3]
     flip = -1 if mirror and rng.random() < 0.5 * min(1, 2 * strength) else 1
     across, down = stretch * scale * flip, scale / stretch
-    shape = np.array([[(cos + shear * sin) / across, (shear * cos - sin) / across], [sin / down, cos / down]])
-    boxes, grid = _grid(size)
-    centred = grid - np.array([0.5 * (1.15 - scale) * u[4], 0.5 * (1.15 - scale) * u[5]])
-    corners = (centred @ shape.T) * (1 + centred @ np.array([0.35 * u[6], 0.35 * u[7]]))[:, None]  # perspective
-    corners += 0.04 * strength * rng.standard_normal(corners.shape)
-    c = ((corners + 0.5) * n).tolist()
-    return [(box, (*c[i], *c[i + CELLS + 1], *c[i + CELLS + 2], *c[i + 1])) for box, i in boxes]
-
-
-@cache
-def _grid(size: int) -> tuple[list[tuple[tuple[int, ...], int]], np.ndarray]:
-    """The cells of a picture with the number of their first corner, and all corners (corners, xy) in -0.5 … 0.5."""
-    cuts = [round(size * i / CELLS) for i in range(CELLS + 1)]
-    corners = np.array([(x, y) for y in cuts for x in cuts]) / size - 0.5
-    cells = [(i, j) for i in range(CELLS) for j in range(CELLS)]
-    boxes = [((cuts[j], cuts[i], cuts[j + 1], cuts[i + 1]), i * (CELLS + 1) + j) for i, j in cells]
-    return boxes, corners
+    shape = np.array([[(cos + shear * sin) / across, sin / down], [(shear * cos - sin) / across, cos / down]])
+    room = 0.5 * (1.15 - scale)
+    corners = (CORNERS - (room * u[4], room * u[5])) @ shape
+    corners += 0.06 * strength * rng.standard_normal((4, 2))  # perspective
+    return ((corners + 0.5) * n).ravel().tolist()
 
 
 # Rotation of the hue about the grey axis (YIQ): matrix = GREY + cos · COLOUR + sin · TURN.

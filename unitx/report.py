@@ -1,0 +1,362 @@
+"""What a model gets right and wrong on data that it has not seen: scores, classes, confusions, the worst mistakes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import textwrap
+import warnings
+from collections import Counter
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from unitx.batches import EVALUATION, Feed, Preparer, plan_rows
+from unitx.data import Source, Subset, check_columns, labels_in, open_source, origin
+from unitx.errors import UnitxError
+from unitx.evaluation import task_outputs
+from unitx.media import describe
+from unitx.model import Model
+from unitx.source import name_of
+from unitx.task import Task, TaskInfo
+
+SEED = 0  # of made data; the rows of other data are all scored, in order
+WORST = 20  # mistakes shown
+MATRIX, CONFUSED, BARS = 100, 40, 30  # classes: in a whole matrix, in one of the most confused, in the bars
+PRECISION, RECALL = "#0072b2", "#e69f00"
+
+
+class Mistake(NamedTuple):
+    """A wrong answer: the row of the data, what was true, what was said, and the probability that it was given."""
+
+    row: int
+    truth: str
+    answer: str
+    probability: float
+
+
+@dataclass
+class Report:
+    """An evaluation; printed, it is a few plain lines.
+
+    Attributes:
+        task, kind: the task's name, and what it is.
+        scores: metric → value.
+        rows: how many the data have.
+        scored: how many of them were scored; the others are among those below, or had nothing to read.
+        unknown_labels: label that the model does not know → rows that have it.
+        unlabelled: rows without a label.
+        skipped: a line for each row that could not be read.
+        shortened: modality → items longer than `max_tokens`, of which the beginning was used.
+        notes: plain sentences about the data.
+        classes: of a classification, a row a class: its name, precision, recall, f1, support, and with several
+            labels a row its average precision; NaN where it is not defined.
+        confusion: (classes, classes) counts, rows the truth, columns the answer; None with several labels a row.
+        mistakes: the worst ones, by the probability of the wrong answer.
+        folder: where scores.json and, of a classification, classes.csv, confusion.csv and report.png lie.
+    """
+
+    task: str
+    kind: str
+    scores: dict[str, float]
+    rows: int
+    scored: int
+    unknown_labels: dict[str, int]
+    unlabelled: int
+    skipped: list[str]
+    shortened: dict[str, int]
+    notes: list[str] = field(default_factory=list)
+    classes: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    confusion: np.ndarray | None = field(default=None, repr=False)
+    mistakes: list[Mistake] = field(default_factory=list, repr=False)
+    folder: Path | None = None
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.task} ({self.kind}): {self.scored:,} of {self.rows:,} rows scored",
+            ", ".join(f"{name} {value:.4g}" for name, value in self.scores.items()),
+            *self.notes,
+        ]
+        if self.unknown_labels:
+            names = ", ".join(f"{name} ({count})" for name, count in list(self.unknown_labels.items())[:10])
+            more = f" and {len(self.unknown_labels) - 10} more" if len(self.unknown_labels) > 10 else ""
+            lines.append(f"{len(self.unknown_labels)} labels that the model does not know, not scored: {names}{more}")
+        if self.unlabelled:
+            lines.append(f"{self.unlabelled} rows have no label")
+        if self.skipped:
+            lines.append(f"{len(self.skipped)} rows could not be read; the first: {self.skipped[0]}")
+        lines += [
+            f"{count} {modality} items were longer than max_tokens: the beginning of each was used"
+            for modality, count in self.shortened.items()
+        ]
+        if self.folder:
+            lines.append(f"written to {self.folder}: {', '.join(sorted(file.name for file in self.folder.iterdir()))}")
+        return "\n".join(lines)
+
+
+def evaluate(
+    model: Model | str | Path,
+    data: Any,
+    task: str | None = None,
+    *,
+    reads: dict[str, str] | None = None,
+    label: str | None = None,
+    folder: str | Path | None = None,
+    batch_tokens: int = 16_384,
+    workers: int | None = 0,
+    show_progress: bool | None = None,
+) -> Report:
+    """Score a task on data that the model has not seen.
+
+    Args:
+        model: a model, or a run's or a model's folder.
+        data: as for `train`; all of it is scored.
+        task: may be left out where the model has one task, or one that classifies.
+        reads: column → modality, where the columns are called otherwise than in the training data.
+        label: the column that holds the answer, likewise.
+        folder: where the report goes; by default `evaluation` in the folder given as `model`, and nowhere for a model
+            in memory.
+
+    Raises:
+        UnitxError: the data lack a column, or have no row whose label the model knows or that can be read.
+    """
+    if not isinstance(model, Model):
+        folder = folder or (Path(model) / "evaluation" if Path(model).is_dir() else None)
+        model = Model.from_pretrained(model)
+    head = model.head(task or (model.tasks[0] if len(model.tasks) == 1 else model.only_task("classify")))
+    info = replace(head.info, reads=reads or head.info.reads, label=label or head.info.label)
+    _check_modalities(model, info)
+    source = open_source(data, info.reads, info.label)
+    notes = [*getattr(origin(source), "notes", []), *check_columns(source, info.reads, info.label, multi=True)]
+    kept, unknown, unlabelled = known_rows(info, source)
+    feed, preparer = Feed(info, kept), Preparer(model.processors)
+    plan_rows(preparer, [feed], batch_tokens, SEED)
+    progress = sys.stderr.isatty() if show_progress is None else show_progress
+    outputs, targets, of_items = task_outputs(model, preparer, feed, SEED, workers, progress)
+    if not len(outputs):
+        raise UnitxError(f"{name_of(source)}: no row could be read; the first: {of_items.skipped[0]}")
+    report = Report(
+        info.name, info.kind, head.score(outputs, targets), len(source), len(set(of_items.rows)),
+        dict(unknown.most_common()), unlabelled, of_items.skipped, dict(of_items.shortened), notes,
+    )  # fmt: skip
+    if info.kind == "classify":
+        report.classes, report.confusion = class_scores(head, outputs, targets)
+        report.mistakes = worst_mistakes(head, outputs, targets, of_items.rows)
+    if folder is not None:
+        report.folder = Path(folder)
+        _write(report)
+        if info.kind == "classify":
+            draw_report(report, [_thumbnail(feed, preparer, mistake.row) for mistake in report.mistakes])
+    return report
+
+
+def _check_modalities(model: Model, info: TaskInfo) -> None:
+    for column, modality in info.reads.items():
+        if modality not in model.tokenizers:
+            has = ", ".join(model.modalities)
+            raise UnitxError(f"'{column}' cannot be read as {modality}: the model reads {has}; say so with --reads")
+
+
+def known_rows(info: TaskInfo, source: Source) -> tuple[Source, Counter[str], int]:
+    """The rows that can be scored, the labels that the model does not know (label → rows), and the rows without one.
+
+    Raises:
+        UnitxError: the model knows none of the labels.
+    """
+    if not info.label or not info.labels:
+        return source, Counter(), 0
+    known, multi = set(info.labels), bool(info.options.get("multi_label"))
+    unknown: Counter[str] = Counter()
+    kept, unlabelled = [], 0
+    for i, cell in enumerate(source.column(info.label)):
+        names = labels_in(cell, multi)
+        answered = bool(names) or (multi and cell == [])  # no label holds, which is an answer
+        unknown.update(name for name in names if name not in known)
+        unlabelled += not answered
+        if answered and (not names or not known.isdisjoint(names)):
+            kept.append(i)
+    if not kept:
+        found, has = (", ".join(list(names)[:5]) for names in (unknown, info.labels))
+        raise UnitxError(
+            f"{name_of(source)}: task '{info.name}' knows none of the labels in '{info.label}' ({found}, …); "
+            f"it knows {has}, …: name another column with --label"
+        )
+    return Subset(source, np.array(kept)), unknown, unlabelled
+
+
+def class_scores(head: Task, outputs: Tensor, targets: Tensor) -> tuple[list[dict[str, Any]], np.ndarray | None]:
+    """Each class's scores, and the confusion matrix (classes, classes), which several labels a row do not have."""
+    from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_fscore_support
+
+    names, multi = head.info.labels, head.options.multi_label
+    truth = (targets > 0.5).int().numpy() if multi else targets.argmax(-1).numpy()
+    found = (outputs > 0).int().numpy() if multi else outputs.argmax(-1).numpy()
+    places = range(len(names))
+    scores = precision_recall_fscore_support(truth, found, labels=places, average=None, zero_division=np.nan)
+    columns = dict(zip(("precision", "recall", "f1", "support"), scores, strict=True))
+    if multi:
+        held = truth.any(0)
+        average = np.full(len(names), np.nan)
+        average[held] = average_precision_score(truth[:, held], outputs.numpy()[:, held], average=None)
+        columns = {"average_precision": average, **columns}
+    classes = [{"class": name, **{c: v[i].item() for c, v in columns.items()}} for i, name in enumerate(names)]
+    return classes, None if multi else confusion_matrix(truth, found, labels=places)
+
+
+def worst_mistakes(head: Task, outputs: Tensor, targets: Tensor, rows: list[int]) -> list[Mistake]:
+    """At most `WORST` wrong answers, those with the highest probability first, one a row."""
+    probability, true = head.probabilities(outputs), targets > 0.5
+    highest, answer = probability.masked_fill(true, -1.0).max(-1)
+    wrong = highest > 0.5 if head.options.multi_label else outputs.argmax(-1) != targets.argmax(-1)
+    names = np.array([*head.info.labels], dtype=object)
+    order = [i for i in highest.argsort(descending=True, stable=True).tolist() if wrong[i]]
+    return [
+        Mistake(rows[i], ", ".join(names[true[i].numpy()]) or "none", names[answer[i]], float(highest[i]))
+        for i in order[:WORST]
+    ]
+
+
+def _write(report: Report) -> None:
+    assert report.folder is not None
+    report.folder.mkdir(parents=True, exist_ok=True)
+    for name in ("classes.csv", "confusion.csv", "report.png"):  # of an earlier evaluation
+        (report.folder / name).unlink(missing_ok=True)
+    numbers = asdict(replace(report, classes=[], confusion=None, mistakes=[], folder=None))
+    numbers = {name: value for name, value in numbers.items() if name not in ("classes", "confusion", "folder")}
+    numbers["mistakes"] = [mistake._asdict() for mistake in report.mistakes]
+    text = json.dumps(numbers, indent=2, ensure_ascii=False)
+    (report.folder / "scores.json").write_text(text + "\n", "utf-8")
+    if report.classes:
+        rows = [["" if value != value else value for value in row.values()] for row in report.classes]
+        _write_csv(report.folder / "classes.csv", [[*report.classes[0]], *rows])
+    if report.confusion is not None:
+        names = [row["class"] for row in report.classes]
+        rows = [[name, *counts] for name, counts in zip(names, report.confusion.tolist(), strict=True)]
+        _write_csv(report.folder / "confusion.csv", [["truth \\ answer", *names], *rows])
+
+
+def _write_csv(path: Path, rows: list[list[Any]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+def _thumbnail(feed: Feed, preparer: Preparer, row: int) -> tuple[str, Any]:
+    """What to show of a row: ("image", pixels), ("audio", a spectrogram (frames, bands)) or ("text", its beginning)."""
+    rng = np.random.default_rng([SEED, EVALUATION, row])
+    parts = feed.info.parts(feed.source.row(row, rng, 1.0))
+    modality, item = next((part for kind in ("image", "audio") for part in parts if part[0] == kind), parts[0])
+    processor = preparer.processors[modality]
+    raw = processor.read(item)
+    if modality == "image":
+        pixels = processor.features(raw).transpose(1, 2, 0) * processor.std + processor.mean
+        return "image", pixels.clip(0, 1)
+    if modality == "audio":
+        return "audio", processor.features(raw)
+    return "text", textwrap.shorten(raw if isinstance(raw, str) else describe(item), 150, placeholder=" …")
+
+
+def draw_report(report: Report, thumbnails: list[tuple[str, Any]]) -> None:
+    """`report.png`: the confusion matrix, precision and recall by class, and the worst mistakes as thumbnails."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    present = [i for i, row in enumerate(report.classes) if row["support"]]
+    shown = len(_matrix_classes(report)) if report.confusion is not None else BARS
+    top, bottom = min(max(5.0, 2.0 + 0.13 * shown), 12.0), 0.5 + 1.9 * max(1, -(-len(thumbnails) // 5))
+    figure = Figure(figsize=(15, top + bottom), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    upper, lower = figure.subfigures(2, 1, height_ratios=[top, bottom])
+    left, right = upper.subplots(1, 2, width_ratios=[1.35, 1])
+    if report.confusion is not None:
+        _draw_confusion(upper, left, report)
+    else:
+        _draw_bars(left, report, present, {"average_precision": PRECISION})
+    _draw_bars(right, report, present, {"precision": PRECISION, "recall": RECALL})
+    _draw_mistakes(lower, report.mistakes, thumbnails)
+    scores = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in report.scores.items())
+    figure.suptitle(f"{_short(report.task, 40)}: {scores}  ({report.scored:,} rows)", fontsize=14)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a name in a script that the font lacks is drawn as boxes
+        figure.savefig(report.folder / "report.png")
+
+
+def _matrix_classes(report: Report) -> list[int]:
+    """The classes that the matrix shows: all that occur, or the most confused."""
+    counts = report.confusion
+    occurring = np.flatnonzero(counts.sum(0) + counts.sum(1))
+    if len(occurring) <= MATRIX:
+        return occurring.tolist()
+    errors = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
+    return sorted(np.argsort(-errors, kind="stable")[:CONFUSED].tolist())
+
+
+def _draw_confusion(figure: Any, axes: Any, report: Report) -> None:
+    places = _matrix_classes(report)
+    counts = report.confusion[np.ix_(places, places)]
+    share = counts / np.maximum(report.confusion[places].sum(1, keepdims=True), 1)
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    names = [_short(report.classes[i]["class"], 16) for i in places]
+    size = min(10.0, max(4.5, 560 / max(len(names), 1) / 1.3))
+    axes.set_xticks(range(len(names)), names, rotation=90 if len(names) > 6 else 0, fontsize=size)
+    axes.set_yticks(range(len(names)), names, fontsize=size)
+    axes.set(xlabel="answer", ylabel="truth")
+    whole = len(places) == len(report.classes) or len(places) != CONFUSED
+    axes.set_title("confusion" if whole else f"the {CONFUSED} most confused of {len(report.classes)} classes")
+    if len(names) <= 25:
+        for i, j in np.argwhere(counts):
+            colour = "white" if share[i, j] > 0.55 else "#222222"
+            axes.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=size, color=colour)
+    figure.colorbar(image, ax=axes, shrink=0.7, pad=0.02, label="share of the true class")
+
+
+def _draw_bars(axes: Any, report: Report, present: list[int], colours: dict[str, str]) -> None:
+    """Horizontal bars by class, the worst on top."""
+    by = "f1" if len(colours) > 1 else next(iter(colours))
+    worst = sorted(present, key=lambda i: report.classes[i][by])[:BARS]
+    height = 0.8 / len(colours)
+    for k, (name, colour) in enumerate(colours.items()):
+        places = np.arange(len(worst)) + (k - (len(colours) - 1) / 2) * height
+        values = np.nan_to_num([report.classes[i][name] for i in worst])
+        axes.barh(places, values, height, color=colour, label=name.replace("_", " "))
+    labels = [f"{_short(report.classes[i]['class'], 16)} ({report.classes[i]['support']})" for i in worst]
+    axes.set_yticks(range(len(worst)), labels, fontsize=min(10, max(6, 300 / max(len(worst), 1))))
+    axes.set(xlim=(0, 1), ylim=(max(len(worst), 4) - 0.5, -0.5))
+    what = " and ".join(name.replace("_", " ") for name in colours)
+    axes.set_title(what if len(worst) == len(present) else f"{what}: the {BARS} worst of {len(present)} classes")
+    axes.grid(axis="x", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(colours) > 1:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=len(colours), frameon=False)
+
+
+def _draw_mistakes(figure: Any, mistakes: list[Mistake], thumbnails: list[tuple[str, Any]]) -> None:
+    figure.suptitle("the worst mistakes: truth → answer (probability)" if mistakes else "no mistakes", fontsize=13)
+    grid = figure.subplots(max(1, -(-len(mistakes) // 5)), 5, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, mistake, (kind, content) in zip(grid.flat, mistakes, thumbnails, strict=False):
+        caption = f"{_short(mistake.truth, 18)} → {_short(mistake.answer, 18)} ({mistake.probability:.2f})"
+        axes.set_title(caption, fontsize=9)
+        if kind == "image":
+            axes.imshow(content, interpolation="nearest" if max(content.shape) < 64 else None)
+        elif kind == "audio":
+            axes.imshow(content.T, origin="lower", aspect="auto", cmap="magma")
+        else:
+            box = {"facecolor": "#f2f2f2", "edgecolor": "none", "boxstyle": "round,pad=0.6"}
+            text = textwrap.fill(_plain(content), 38)
+            axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=8, bbox=box, transform=axes.transAxes)
+
+
+def _short(name: str, room: int) -> str:
+    """A name on one line, in at most `room` characters."""
+    name = " ".join(str(name).split())
+    return _plain(name if len(name) <= room else name[: room - 1] + "…")
+
+
+def _plain(text: str) -> str:
+    """Text that Matplotlib does not take for a formula."""
+    return text.replace("$", r"\$")

