@@ -68,12 +68,11 @@ def contrast(z: Tensor, rows: list[dict[str, Any]], info: TaskInfo, temperature:
 
 @pytest.mark.parametrize("info, rows", [(THREE, ROWS), (PAIRS, ROWS), (THREE, ROWS[1:2]), (THREE, ROWS[4:5])])
 def test_contrast_equals_a_loop_over_items_and_columns(info: TaskInfo, rows: list[dict[str, Any]]) -> None:
-    model = small_model(info).double()
-    model.compute_dtype = torch.float64
+    model = small_model(info)
     z, targets, batch = embedded(model, info.name, rows)
     found = model.heads[info.name].loss(model.encode(batch), targets)
     assert found.count == len(z) == len(targets.rows)
-    assert found.sum.item() == pytest.approx(contrast(z.detach(), rows, info, 0.15), rel=1e-5, abs=1e-6)
+    assert found.sum.item() == pytest.approx(contrast(z.detach(), rows, info, 0.15), rel=1e-4, abs=1e-5)
     found.sum.backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
@@ -84,7 +83,7 @@ def test_rows_share_what_they_show_and_empty_cells_share_nothing() -> None:
         {"image": picture(0), "text": None, "audio": []},
         {"image": picture(0), "text": None, "audio": [None]},
         {"image": np.asarray(picture(0)), "text": "a", "audio": (wave, 16_000)},
-        {"image": torch.from_numpy(np.asarray(picture(1))), "text": "b", "audio": (wave.copy(), 16_000)},
+        {"image": torch.from_numpy(np.array(picture(1))), "text": "b", "audio": (wave.copy(), 16_000)},
         {"image": b"bytes", "text": "b", "audio": Path("a.wav")},
         {"image": None, "text": "c", "audio": "a.wav"},
     ]
@@ -103,8 +102,8 @@ def test_a_picture_that_cannot_be_decoded_is_a_bad_item(tmp_path: Path) -> None:
 def test_proxies_equal_cross_entropy_over_cosines() -> None:
     model = small_model(SPACE)
     rows = [row | {"concept": name} for row, name in zip(ROWS[:4], ["cat", " dog", "dog", "wolf"], strict=True)]
+    head = model.requires_grad_(False).heads["space"]
     z, targets, batch = embedded(model, "space", rows)
-    head = model.heads["space"]
     found = head.loss(model.encode(batch), targets)
     concepts = [0, 0, 0, 1, 1, 1, 1, 1]  # the dog of the second row makes no sound, and the wolf is none of them
     total, correct = 0.0, 0
@@ -114,10 +113,10 @@ def test_proxies_equal_cross_entropy_over_cosines() -> None:
         correct += int(np.argmax(scores)) == concept
     assert found.count == 8 and found.sum.item() == pytest.approx(total, rel=1e-5)
     assert found.metrics["accuracy"].item() == correct
-    shares = head.probabilities(z).detach()
+    shares = head.probabilities(z)
     for vector, row in zip(z, shares, strict=True):
         scores = torch.stack([F.cosine_similarity(vector, proxy, dim=0) / 0.15 for proxy in head.proxies])
-        torch.testing.assert_close(row, scores.softmax(0).detach(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(row, scores.softmax(0), rtol=1e-4, atol=1e-5)
 
 
 def test_each_modality_is_normed_by_its_own_statistics_while_training() -> None:
@@ -197,7 +196,7 @@ def test_recall_without_labels_is_by_what_rows_share() -> None:
             hits = []
             for i, (r, _) in [(i, item) for i, item in enumerate(items) if item[1] == asking]:
                 gallery = [j for j, (_, c) in enumerate(items) if c == wanted]
-                best = items[max(gallery, key=lambda j: float(z[i] @ z[j]))][0]  # noqa: B023
+                best = items[max(gallery, key=lambda j: float(z[i] @ z[j]))][0]
                 hits.append(any(meaning(ROWS[r][c]) == meaning(ROWS[best][c]) is not None for c in THREE.reads))
             assert scores[f"{asking}→{wanted}"] == pytest.approx(np.mean(hits))
     each = [value for name, value in scores.items() if "→" in name]
@@ -213,7 +212,7 @@ def test_recall_with_labels_is_among_one_item_a_concept() -> None:
     scores = head.score(z, targets)
     for name, ask, answer in (("image→text", 0, 1), ("text→image", 1, 0)):
         gallery = {c: z[2 * concepts.index(c) + answer] for c in (0, 1, 2)}
-        nearest = [max(gallery, key=lambda c: float(z[2 * r + ask] @ gallery[c])) for r in range(7)]  # noqa: B023
+        nearest = [max(gallery, key=lambda c: float(z[2 * r + ask] @ gallery[c])) for r in range(7)]
         assert scores[name] == pytest.approx(np.mean([n == c for n, c in zip(nearest, concepts, strict=True)]))
 
 

@@ -214,4 +214,4 @@ def test_a_cache_that_grows_by_any_steps_equals_attention_over_the_whole(
             got.append(part)
     for got, want in zip(found, expected, strict=True):
         torch.testing.assert_close(torch.cat(got), want, atol=1e-5, rtol=1e-5)
-    assert cache.lengths.tolist() == [sum(lengths) for lengths in turns]
+    assert cache.lengths == [sum(lengths) for lengths in turns]

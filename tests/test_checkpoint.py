@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -74,7 +75,7 @@ def test_going_on_equals_running_through(tmp_path: Path, data: str, workers: int
     for part in ("model", "checkpoints/step-16"):
         assert equal(weights(whole.folder / part), weights(half / part))
     state = [load_file(f / "checkpoints/step-16/training.safetensors") for f in (whole.folder, half)]
-    assert equal(*state) and any(name.startswith("optimizer0.state.") for name in state[0])
+    assert equal(*state) and any(name.startswith("optimizer0.backbone.") for name in state[0])
     assert lines(half) == lines(whole.folder)  # no line is lost and none stands twice
     assert again.metrics == whole.metrics and load_progress(half / "checkpoints/step-16").step == 16
 
@@ -116,10 +117,9 @@ print("done")
 """
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, data: str, workers: int):
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, data: str):
     script, run = tmp_path / "script.py", tmp_path / "run"
-    script.write_text(SCRIPT.replace("{settings}", repr({**TINY, "batch_tokens": 16, "workers": workers})))
+    script.write_text(SCRIPT.replace("{settings}", repr({**TINY, "batch_tokens": 16, "workers": 1})))
     process = subprocess.Popen(
         [sys.executable, str(script), data, str(run)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
@@ -128,8 +128,6 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, data: str, workers: 
     deadline = time.monotonic() + 60
     while not metrics.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
-    import os
-
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers as well
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
@@ -157,12 +155,13 @@ def test_a_run_stopped_before_its_first_line_can_go_on(
         return begun(self, batches)
 
     monkeypatch.setattr(Trainer, "_step", interrupted)
-    run = tiny_run(Recipe(tasks=dict(TASKS)), tmp_path / "run", data=data, steps=6)
+    made = {"data": data, "steps": 6, "evaluations": 1}
+    run = tiny_run(Recipe(tasks=dict(TASKS)), tmp_path / "run", **made)
     assert [path.name for path in checkpoints(run.folder / "checkpoints")] == ["step-2"]
     assert run.metrics == {} and run.model.tasks == list(TASKS)
     monkeypatch.undo()
     again = unitx.resume(run.folder, echo=False)
-    whole = tiny_run(Recipe(tasks=dict(TASKS)), tmp_path / "whole", data=data, steps=6)
+    whole = tiny_run(Recipe(tasks=dict(TASKS)), tmp_path / "whole", **made)
     assert equal(weights(run.folder / "model"), weights(whole.folder / "model")) and again.metrics == whole.metrics
 
 

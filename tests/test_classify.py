@@ -152,7 +152,7 @@ def test_scores_equal_sklearns() -> None:
     found = task.score(outputs, one_hot(truth.tolist()))
     assert task.headline == "accuracy" and found["accuracy"] == pytest.approx(accuracy_score(truth, outputs.argmax(-1)))
     assert found["macro_f1"] == pytest.approx(f1_score(truth, outputs.argmax(-1), average="macro"))
-    assert found["loss"] == pytest.approx(log_loss(truth, outputs.softmax(-1).double()), rel=1e-5)
+    assert found["loss"] == pytest.approx(log_loss(truth, outputs.double().softmax(-1)), rel=1e-5)
 
 
 def test_multi_label_scores_leave_out_classes_that_never_hold() -> None:

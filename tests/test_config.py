@@ -23,8 +23,11 @@ def test_configuration_does_not_import_torch() -> None:
         ({"dim": 12, "heads": 4}, "dim 12"),  # heads of 3: rotary turns pairs
         ({"dim": 32, "heads": 4, "kv_heads": 3}, "kv_heads 3"),
         ({"dim": 32, "heads": 4, "kv_heads": 8}, "kv_heads 8"),
-        ({"window": 0}, "window 0"),
-        ({"window": -5}, "window -5"),
+        ({"window": 0}, "window is 0"),
+        ({"window": -5}, "window is -5"),
+        ({"kv_heads": 0}, "kv_heads is 0"),
+        ({"depth": -1}, "depth is -1"),
+        ({"heads": 0}, "heads is 0"),
     ],
 )
 def test_an_impossible_shape_is_refused(fields: dict[str, int], complaint: str) -> None:

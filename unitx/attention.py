@@ -168,27 +168,31 @@ class Cache:
     def __init__(self, depth: int, batch: int, kv_heads: int, room: int, head_dim: int, like: Tensor):
         shape = (depth, batch, kv_heads, room, head_dim)
         self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
-        self.lengths = torch.zeros(batch, dtype=torch.long, device=like.device)
+        self.lengths = [0] * batch  # on the host, so that no layer waits for the device
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, layout: Layout, window: int | None) -> Tensor:
-        """Store what the new tokens hold and tell, and attend: prompts within themselves, later tokens to the past."""
+        """Store what the new tokens hold and tell, and attend: prompts within themselves, later tokens to the past.
+
+        Raises:
+            ValueError: a sequence would grow beyond the cache's room.
+        """
+        longest = max(self.lengths[i] + n for i, n in zip(layout.order, layout.lengths, strict=True))
+        if longest > self.keys.shape[3]:
+            raise ValueError(f"a sequence of {longest} tokens does not fit a cache with room for {self.keys.shape[3]}")
         order = torch.tensor(layout.order, device=q.device)
         row = order[layout.segments]
-        place = self.lengths[row] + layout.within
+        place = torch.tensor(self.lengths, device=q.device)[row] + layout.within
         self.keys[layer, row, :, place] = k
         self.values[layer, row, :, place] = v
-        if not self.lengths.any():
+        if not any(self.lengths):
             return attention(q, k, v, layout, window)
-        return self._attend_past(layer, q, row, place, window)
-
-    def _attend_past(self, layer: int, q: Tensor, row: Tensor, place: Tensor, window: int | None) -> Tensor:
-        longest = int(place.max()) + 1
-        j = torch.arange(longest, device=q.device)
-        mask = visible(place[:, None], j, 0, window)[:, None, None, :]
-        keys, values = (x[layer, row, :, :longest] for x in (self.keys, self.values))
-        return _sdpa(q[:, :, None], keys, values, mask=mask)[:, :, 0]
+        in_order = layout.order == list(range(len(self.lengths))) and len(q) == len(self.lengths)
+        rows = slice(None) if in_order else row  # a view of the cache where it is one, for it is large
+        past = (x[layer, rows, :, :longest] for x in (self.keys, self.values))
+        mask = visible(place[:, None], torch.arange(longest, device=q.device), 0, window)
+        return _sdpa(q[:, :, None], *past, mask=mask[:, None, None])[:, :, 0]
 
     def advance(self, layout: Layout) -> None:
         """Count the tokens of `layout` as stored, once all layers have seen them."""
-        order = torch.tensor(layout.order, device=self.lengths.device)
-        self.lengths[order] += torch.tensor(layout.lengths, device=self.lengths.device)
+        for i, n in zip(layout.order, layout.lengths, strict=True):
+            self.lengths[i] += n

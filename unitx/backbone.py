@@ -134,6 +134,8 @@ class Backbone(nn.Module):
     def forward(
         self, tokens: Tokens, cache: Cache | None = None, record: Record | None = None, weights: bool = False
     ) -> Tokens:
+        if weights and cache is not None:
+            raise ValueError("attention weights are recorded without a cache: run the whole sequence at once")
         x, layout = tokens.vectors, tokens.layout
         table = rotary_table(layout.positions, self.config.head_dim, self.config.rotary_base)
         inside = record if weights else None

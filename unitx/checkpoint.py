@@ -45,16 +45,16 @@ def save_checkpoint(
 
     done = folder / f"step-{progress.step}"
     writing = folder / f".step-{progress.step}"
-    shutil.rmtree(writing, ignore_errors=True)
+    for half_written in folder.glob(".step-*"):
+        shutil.rmtree(half_written)
     model.save_pretrained(writing)
-    tensors, numbers = {"random.cpu": torch.get_rng_state()}, {}
+    tensors = {"random.cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
     for i, optimizer in enumerate(optimizers):
-        for name, value in optimizer_state(model, optimizer).items():
-            (tensors if isinstance(value, torch.Tensor) else numbers)[f"optimizer{i}.{name}"] = value
+        tensors |= {f"optimizer{i}.{name}": value for name, value in optimizer_state(model, optimizer).items()}
     save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, writing / TENSORS)
-    (writing / STATE).write_text(json.dumps({"progress": asdict(progress), "optimizers": numbers}), "utf-8")
+    (writing / STATE).write_text(json.dumps({"progress": asdict(progress)}), "utf-8")
     shutil.rmtree(done, ignore_errors=True)
     writing.rename(done)
     for old in checkpoints(folder)[:-keep]:
@@ -81,27 +81,25 @@ def load_progress(checkpoint: Path) -> Progress:
 def load_training_state(checkpoint: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
     """Put the optimizers' and the random states back; the model's weights are loaded as any model's."""
     from safetensors.torch import load_file
-    from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict
 
     tensors = load_file(checkpoint / TENSORS)
-    numbers = json.loads((checkpoint / STATE).read_text("utf-8"))["optimizers"]
     torch.set_rng_state(tensors["random.cpu"])
     if "random.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random.cuda"])
-    for i, optimizer in enumerate(optimizers):
-        prefix = f"optimizer{i}."
-        state = {n.removeprefix(prefix): v for n, v in (tensors | numbers).items() if n.startswith(prefix)}
-        set_optimizer_state_dict(model, optimizer, state, options=_flat())
+    parameters = dict(model.named_parameters())
+    for name, value in tensors.items():
+        kind, _, rest = name.partition(".")
+        if kind.startswith("optimizer"):
+            parameter, _, key = rest.rpartition(".")
+            p = parameters[parameter]
+            optimizers[int(kind.removeprefix("optimizer"))].state[p][key] = value.to(p.device)
 
 
-def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """An optimizer's state by the names of the model's parameters."""
-    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """"parameter.key" → tensor. A parameter that got no gradient yet has none.
 
-    return get_optimizer_state_dict(model, optimizer, options=_flat())
-
-
-def _flat() -> Any:
-    from torch.distributed.checkpoint.state_dict import StateDictOptions
-
-    return StateDictOptions(flatten_optimizer_state_dict=True)
+    torch's `get_optimizer_state_dict` cannot load the state of an optimizer that holds such a parameter. What the
+    groups hold (rates, decay) is built anew from the recipe.
+    """
+    names = {p: name for name, p in model.named_parameters()}
+    return {f"{names[p]}.{key}": value for p, state in optimizer.state.items() for key, value in state.items()}

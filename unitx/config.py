@@ -28,13 +28,14 @@ class BackboneConfig:
     rotary_base: float = 10_000.0
 
     def __post_init__(self) -> None:
-        kv = self.kv_heads or self.heads
-        if self.dim % self.heads or (self.dim // self.heads) % 2:
+        for name in ("dim", "depth", "heads", "kv_heads", "window", "mlp_ratio", "rotary_base"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} is {value}, and must be more than 0")
+        if self.dim % self.heads or self.head_dim % 2:
             raise ValueError(f"dim {self.dim} must be an even multiple of heads {self.heads}")
-        if self.heads % kv:
-            raise ValueError(f"heads {self.heads} must be a multiple of kv_heads {kv}")
-        if self.window is not None and self.window < 1:
-            raise ValueError(f"window {self.window} must be at least 1")
+        if self.kv_heads is not None and self.heads % self.kv_heads:
+            raise ValueError(f"heads {self.heads} must be a multiple of kv_heads {self.kv_heads}")
 
     @property
     def head_dim(self) -> int:

@@ -60,8 +60,8 @@ def open_source(data: Any, reads: dict[str, str] | None = None, label: str | Non
 
     Accepted: a folder of class folders or a flat folder, of media or plain text; a CSV, TSV, JSONL or Parquet file
     whose media columns hold paths relative to it; a plain text file; `world:NAME`, or {"world": NAME, option: …}; the
-    name of a data set on the hub ("user/name", "name", with ":split" where it is not train); a pandas DataFrame, a pyarrow Table, a
-    `datasets.Dataset`, a list of dictionaries, a dictionary of lists, a `Source`.
+    name of a data set on the hub ("user/name", "name", with ":split" where it is not train); a pandas DataFrame, a
+    pyarrow Table, a `datasets.Dataset`, a list of dictionaries, a dictionary of lists, a `Source`.
 
     Args:
         reads: column → modality; guessed where None.
@@ -80,7 +80,7 @@ def _open_path(data: str | os.PathLike, reads: dict[str, str] | None, label: str
     name = os.fspath(data)
     if name.startswith("world:"):
         return _open_world(name.removeprefix("world:"))
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     try:
         if os.path.isdir(path):
             return read_folder(path, reads, label)

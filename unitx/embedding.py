@@ -41,7 +41,7 @@ def embed(
     show_progress: bool | None = None,
     on_error: str = "raise",
 ) -> np.ndarray:
-    """One vector an item: from the model's `align` head where it has one, else the mean of the backbone's output.
+    """One vector an item: from the model's last `align` head, or else the mean of the backbone's output.
 
     Args:
         items: paths, texts, bytes, PIL images, arrays, tensors, (waveform, rate) pairs, or dictionaries of modality →
@@ -58,7 +58,7 @@ def embed(
         BadItem: an item that cannot be read; says which.
         UnitxError: a modality that the model does not read.
     """
-    align = next((head for head in model.heads.values() if head.info.kind == "align"), None)
+    align = next((head for head in reversed(model.heads.values()) if head.info.kind == "align"), None)
     sequences = [_parts(model, item, modality) for item in _as_list(items)]
 
     def compute(tokens: Tokens) -> Tensor:

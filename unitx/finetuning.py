@@ -29,8 +29,11 @@ def prepare_base(recipe: Recipe, base: Model) -> Job:
     tune(model, recipe.tune, frozen)
     for modality in old_tokenizers:
         model.tokenizers[modality].requires_grad_(recipe.tune == "all" and modality not in frozen)
-    for name in old_heads - {feed.info.name for feed in job.feeds}:
+    kept = sorted(old_heads - {feed.info.name for feed in job.feeds})
+    for name in kept:
         model.heads[name].requires_grad_(False)
+    if kept and recipe.tune != "head" and not frozen:
+        job.facts.append(f"not trained here: {', '.join(kept)}; the backbone under it changes, and so do its answers")
     return job
 
 

@@ -65,14 +65,8 @@ def build_job(recipe: Recipe, base: Model | None = None) -> Job:
     processors = {m: p for m, p in base.processors.items()} if base else {}
     for modality in sorted({m for feed in feeds for m in feed.info.reads.values()} - set(processors)):
         processors[modality] = _new_processor(recipe, modality, feeds)
-    if base is None:
-        model = Model(backbone_config(recipe), processors, [feed.info for feed in feeds])
-    else:
-        model = base
-        for modality in sorted(set(processors) - set(base.tokenizers)):
-            model.add_tokenizer(modality, processors[modality])
-        for feed in feeds:
-            model.add_task(feed.info)
+    infos = [feed.info for feed in feeds]
+    model = Model(backbone_config(recipe), processors, infos) if base is None else _extended(base, processors, infos)
     preparer = Preparer(model.processors)
     size = SIZES[recipe.size]
     resolved = {
@@ -90,6 +84,19 @@ def build_job(recipe: Recipe, base: Model | None = None) -> Job:
     return Job(recipe, model, preparer, feeds, held_out, facts, resolved)
 
 
+def _extended(base: Model, processors: dict[str, Processor], infos: list[TaskInfo]) -> Model:
+    """A trained model with new tokenizers and heads; a head that already answers the same question goes on."""
+    for modality in sorted(set(processors) - set(base.tokenizers)):
+        base.add_tokenizer(modality, processors[modality])
+    for info in infos:
+        old = base.heads[info.name].info if info.name in base.heads else None
+        if old is not None and (old.kind, old.labels, old.options) == (info.kind, info.labels, info.options):
+            base.heads[info.name].info = info
+        else:
+            base.add_task(info)
+    return base
+
+
 def _open_task(
     recipe: Recipe, name: str, task: TaskRecipe, opened: dict[Any, tuple[Source, Source]], facts: list[str]
 ) -> tuple[Source, Source, TaskInfo]:
@@ -101,19 +108,23 @@ def _open_task(
     reads = _parse_reads(task.reads or recipe.reads)
     label = task.label or recipe.label
     test = task.test if task.test is not None else recipe.test
-    key = (repr(given) if isinstance(given, str | dict) else id(given), repr(test), str(reads))
+    options = _options(recipe, task)
+    multi = bool(options.get("multi_label"))
+    key = (repr(given) if isinstance(given, str | dict) else id(given), repr(test), str(reads), label, multi)
     if key not in opened:
-        opened[key] = open_parts(given, test, reads, label, recipe, facts)
+        train, held_out = opened[key] = open_parts(given, test, reads, label, multi, recipe, facts)
+        for source in (train, held_out):
+            found = check_columns(source, reads or guess_reads(train, label), label, multi) if len(source) else []
+            facts += [fact for fact in found if fact not in facts]
     train, held_out = opened[key]
-    info = TaskInfo(name, task.kind, reads or guess_reads(train, label), label, [], task.weight, _options(recipe, task))
+    info = TaskInfo(name, task.kind, reads or guess_reads(train, label), label, [], task.weight, options)
     for modality in info.reads.values():
         TOKENIZERS.get(modality)
-    facts += [fact for fact in check_columns(train, info.reads, label) if fact not in facts]
     return train, held_out, kind.fit(info, train)
 
 
 def open_parts(
-    data: Any, test: Any, reads: dict[str, str] | None, label: str | None, recipe: Recipe, facts: list[str]
+    data: Any, test: Any, reads: dict[str, str] | None, label: str | None, multi: bool, recipe: Recipe, facts: list[str]
 ) -> tuple[Source, Source]:
     """Training rows and held-out rows: as given, made apart (a world's parts), or split off by the seed."""
     source = open_source(data, reads, label)
@@ -122,7 +133,7 @@ def open_parts(
     if isinstance(source, EmojiWorld):
         facts.append(f"the data is made: {len(source.emoji)} emoji; its validation part is held out")
         return source.prepare(), replace(source, part="validation")
-    train, held_out, statement = split(source, label, recipe.holdout, recipe.seed)
+    train, held_out, statement = split(source, label, recipe.holdout, recipe.seed, multi)
     facts.append(statement)
     return train, held_out
 

@@ -84,13 +84,13 @@ class Report:
         if self.unknown_labels:
             names = ", ".join(f"{name} ({count})" for name, count in list(self.unknown_labels.items())[:10])
             more = f" and {len(self.unknown_labels) - 10} more" if len(self.unknown_labels) > 10 else ""
-            lines.append(f"{len(self.unknown_labels)} labels that the model does not know, not scored: {names}{more}")
+            lines.append(f"labels that the model does not know: {len(self.unknown_labels)}: {names}{more}")
         if self.unlabelled:
-            lines.append(f"{self.unlabelled} rows have no label")
+            lines.append(f"rows without a label: {self.unlabelled}")
         if self.skipped:
-            lines.append(f"{len(self.skipped)} rows could not be read; the first: {self.skipped[0]}")
+            lines.append(f"rows that could not be read: {len(self.skipped)}; the first: {self.skipped[0]}")
         lines += [
-            f"{count} {modality} items were longer than max_tokens: the beginning of each was used"
+            f"{modality} items longer than max_tokens, of which the beginning was used: {count}"
             for modality, count in self.shortened.items()
         ]
         if self.folder:
@@ -266,13 +266,15 @@ def draw_report(report: Report, thumbnails: list[tuple[str, Any]]) -> None:
 
     present = [i for i, row in enumerate(report.classes) if row["support"]]
     shown = len(_matrix_classes(report)) if report.confusion is not None else BARS
-    top, bottom = min(max(5.0, 2.0 + 0.13 * shown), 12.0), 0.5 + 1.9 * max(1, -(-len(thumbnails) // 5))
-    figure = Figure(figsize=(15, top + bottom), dpi=110, layout="constrained")
+    top = min(max(5.0, 2.5 + 0.11 * shown), 13.0)
+    columns, row = _grid(thumbnails)
+    bottom = 0.5 + row * -(-len(thumbnails) // columns)
+    figure = Figure(figsize=(max(15.0, 1.6 * top), top + bottom), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     upper, lower = figure.subfigures(2, 1, height_ratios=[top, bottom])
-    left, right = upper.subplots(1, 2, width_ratios=[1.35, 1])
+    left, right = upper.subplots(1, 2, width_ratios=[1.5, 1])
     if report.confusion is not None:
-        _draw_confusion(upper, left, report)
+        _draw_confusion(upper, left, report, top - 2)
     else:
         _draw_bars(left, report, present, {"average_precision": PRECISION})
     _draw_bars(right, report, present, {"precision": PRECISION, "recall": RECALL})
@@ -286,31 +288,36 @@ def draw_report(report: Report, thumbnails: list[tuple[str, Any]]) -> None:
 
 def _matrix_classes(report: Report) -> list[int]:
     """The classes that the matrix shows: all that occur, or the most confused."""
-    counts = report.confusion
-    occurring = np.flatnonzero(counts.sum(0) + counts.sum(1))
+    occurring = _occurring(report)
     if len(occurring) <= MATRIX:
-        return occurring.tolist()
+        return occurring
+    counts = report.confusion
     errors = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
     return sorted(np.argsort(-errors, kind="stable")[:CONFUSED].tolist())
 
 
-def _draw_confusion(figure: Any, axes: Any, report: Report) -> None:
+def _occurring(report: Report) -> list[int]:
+    return np.flatnonzero(report.confusion.sum(0) + report.confusion.sum(1)).tolist()
+
+
+def _draw_confusion(figure: Any, axes: Any, report: Report, inches: float) -> None:
+    """The matrix, about so many inches high; numbers stand in it while they are readable."""
     places = _matrix_classes(report)
     counts = report.confusion[np.ix_(places, places)]
     share = counts / np.maximum(report.confusion[places].sum(1, keepdims=True), 1)
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     names = [_short(report.classes[i]["class"], 16) for i in places]
-    size = min(10.0, max(4.5, 560 / max(len(names), 1) / 1.3))
+    size = min(10.0, 0.8 * 72 * inches / len(names))
     axes.set_xticks(range(len(names)), names, rotation=90 if len(names) > 6 else 0, fontsize=size)
     axes.set_yticks(range(len(names)), names, fontsize=size)
     axes.set(xlabel="answer", ylabel="truth")
-    whole = len(places) == len(report.classes) or len(places) != CONFUSED
-    axes.set_title("confusion" if whole else f"the {CONFUSED} most confused of {len(report.classes)} classes")
+    occurring = len(_occurring(report))
+    axes.set_title("confusion" if len(names) == occurring else f"the {len(names)} most confused of {occurring} classes")
     if len(names) <= 25:
         for i, j in np.argwhere(counts):
             colour = "white" if share[i, j] > 0.55 else "#222222"
             axes.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=size, color=colour)
-    figure.colorbar(image, ax=axes, shrink=0.7, pad=0.02, label="share of the true class")
+    figure.colorbar(image, ax=axes, shrink=0.5, aspect=30, pad=0.02, label="share of the true class")
 
 
 def _draw_bars(axes: Any, report: Report, present: list[int], colours: dict[str, str]) -> None:
@@ -322,24 +329,28 @@ def _draw_bars(axes: Any, report: Report, present: list[int], colours: dict[str,
         places = np.arange(len(worst)) + (k - (len(colours) - 1) / 2) * height
         values = np.nan_to_num([report.classes[i][name] for i in worst])
         axes.barh(places, values, height, color=colour, label=name.replace("_", " "))
-    labels = [f"{_short(report.classes[i]['class'], 16)} ({report.classes[i]['support']})" for i in worst]
+    labels = [f"{_short(report.classes[i]['class'], 20)} ({report.classes[i]['support']})" for i in worst]
     axes.set_yticks(range(len(worst)), labels, fontsize=min(10, max(6, 300 / max(len(worst), 1))))
     axes.set(xlim=(0, 1), ylim=(max(len(worst), 4) - 0.5, -0.5))
     what = " and ".join(name.replace("_", " ") for name in colours)
-    axes.set_title(what if len(worst) == len(present) else f"{what}: the {BARS} worst of {len(present)} classes")
+    title = what if len(worst) == len(present) else f"{what}: the {BARS} worst of {len(present)} classes"
+    axes.set_title(title, pad=6 if len(colours) == 1 else 28)
+    axes.set_axisbelow(True)
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     if len(colours) > 1:
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=len(colours), frameon=False)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(colours), frameon=False)
 
 
 def _draw_mistakes(figure: Any, mistakes: list[Mistake], thumbnails: list[tuple[str, Any]]) -> None:
     figure.suptitle("the worst mistakes: truth → answer (probability)" if mistakes else "no mistakes", fontsize=13)
-    grid = figure.subplots(max(1, -(-len(mistakes) // 5)), 5, squeeze=False)
+    columns, _ = _grid(thumbnails)
+    grid = figure.subplots(max(1, -(-len(mistakes) // columns)), columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
     for axes, mistake, (kind, content) in zip(grid.flat, mistakes, thumbnails, strict=False):
-        caption = f"{_short(mistake.truth, 18)} → {_short(mistake.answer, 18)} ({mistake.probability:.2f})"
+        room = 150 // columns
+        caption = f"{_short(mistake.truth, room)} →\n{_short(mistake.answer, room)} ({mistake.probability:.2f})"
         axes.set_title(caption, fontsize=9)
         if kind == "image":
             axes.imshow(content, interpolation="nearest" if max(content.shape) < 64 else None)
@@ -348,7 +359,13 @@ def _draw_mistakes(figure: Any, mistakes: list[Mistake], thumbnails: list[tuple[
         else:
             box = {"facecolor": "#f2f2f2", "edgecolor": "none", "boxstyle": "round,pad=0.6"}
             text = textwrap.fill(_plain(content), 38)
-            axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=8, bbox=box, transform=axes.transAxes)
+            axes.text(0.5, 0.92, text, ha="center", va="top", fontsize=8, bbox=box, transform=axes.transAxes)
+
+
+def _grid(thumbnails: list[tuple[str, Any]]) -> tuple[int, float]:
+    """Columns, and inches of a row: pictures stand closer than what is wide, texts are low."""
+    kinds = {kind for kind, _ in thumbnails}
+    return (10, 2.0) if kinds == {"image"} else (5, 1.4 if kinds == {"text"} else 2.0)
 
 
 def _short(name: str, room: int) -> str:

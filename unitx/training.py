@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -32,6 +32,9 @@ from unitx.plots import draw_curves
 from unitx.precision import DTYPES, choose_precision
 from unitx.progress import Reporter
 from unitx.recipe import Recipe, load_recipe, save_recipe, update
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 DEFAULT_MINUTES = 10.0
 SMALL = 5_000  # rows below which training from nothing is worth a word
@@ -151,18 +154,17 @@ class Trainer:
     """One run. Its state is the model, the optimizers and a `Progress`; the data follow from the step's number."""
 
     def __init__(self, job: Job, folder: Path, echo: bool, checkpoint: Path | None):
-        from accelerate import Accelerator
-
         self.job, self.recipe, self.folder = job, job.recipe, folder
         recipe = job.recipe
+        self.accelerator = _accelerator(recipe.tracker, folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self.accelerator = Accelerator(mixed_precision="no", log_with=recipe.tracker, project_dir=str(folder))
         self.main = self.accelerator.is_main_process
         self.model = job.model
         self.progress = Progress()
         if checkpoint:
             self.progress = load_progress(checkpoint)
             self.model.load_state_dict(_weights(checkpoint))
+            self._rewind()
         self.report = Reporter(echo and self.main)
         self._choose_precision()
         self.steps = self._length()
@@ -238,7 +240,7 @@ class Trainer:
         )  # fmt: skip
         order = range(self.progress.step, self.steps if self.steps is not None else 10**9)
         source = iter(data_loader(steps, order, recipe.workers))
-        while True:
+        while self.done < 1:
             started = time.monotonic()
             try:
                 step = next(source)
@@ -309,7 +311,8 @@ class Trainer:
         self.report.scores(self.progress, scores)
         self._write({"step": self.progress.step, "held_out": scores})
         # Without held-out rows the last model is the one to keep.
-        if mean is None or self.progress.best is None or mean >= self.progress.best:
+        best = self.progress.best
+        if mean is None or best is None or math.isnan(best) or mean >= best:
             self.progress.best = mean
             if self.main:
                 self.model.save_pretrained(self.folder / "model")
@@ -331,6 +334,18 @@ class Trainer:
         if self.recipe.tracker:
             flat = line.get("held_out", line)
             self.accelerator.log({k: v for k, v in flat.items() if isinstance(v, float)}, step=self.progress.step)
+
+    def _history(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; none where a run was stopped before its first."""
+        file = self.folder / "metrics.jsonl"
+        return [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.exists() else []
+
+    def _rewind(self) -> None:
+        """Take back the lines of steps that come again: those after the checkpoint."""
+        history = self._history()
+        if self.main and history:
+            kept = [json.dumps(line, ensure_ascii=False) for line in history if line["step"] <= self.progress.step]
+            (self.folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in kept), "utf-8")
 
     def _announce(self) -> None:
         job, say = self.job, self.report.say
@@ -358,7 +373,7 @@ class Trainer:
         self.report.close()
         if not (self.folder / "model").is_dir() and self.main:
             self.model.save_pretrained(self.folder / "model")
-        history = [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+        history = self._history()
         draw_curves(history, self.folder / "curves.png")
         self._report_items()
         if self.recipe.tracker:
@@ -383,6 +398,22 @@ class Trainer:
             )
         for modality, count in sorted(self.notes.shortened.items()):
             self.report.say(f"{count} {modality} items were longer than max_tokens: a random part of each was used")
+
+
+def _accelerator(tracker: str | None, folder: Path) -> Accelerator:
+    import warnings
+
+    from accelerate import Accelerator
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of a tracker that is not installed; here that is an error
+            accelerator = Accelerator(mixed_precision="no", log_with=tracker, project_dir=str(folder))
+    except ValueError as error:
+        raise UnitxError(f"--tracker {tracker}: {' '.join(str(error).split())}") from error
+    if tracker and not accelerator.log_with:
+        raise UnitxError(f"--tracker {tracker} is not installed: pip install {tracker}")
+    return accelerator
 
 
 def _weights(checkpoint: Path) -> dict[str, Tensor]:

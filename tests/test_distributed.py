@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from safetensors.torch import load_file, save_file
+from small_models import CLASSES, PAIRS, batch_of, picture, small_model
+
+from unitx.distributed import gather_rows
+from unitx.model import Model
+
+# What each of two processes holds: other numbers of rows, a task that one of them lacks, and a modality.
+ROWS: list[list[tuple[str, dict[str, Any]]]] = [
+    [("pairs", {"image": picture(i), "text": f"text {i % 3}"}) for i in range(4)],
+    [("pairs", {"image": picture(9), "text": "text 2"}), ("kind", {"picture": picture(7), "kind": "dog"})],
+    [("pairs", {"image": None, "text": f"text {i}"}) for i in range(3)],
+    [("kind", {"picture": picture(i), "kind": "owl"}) for i in range(2)],
+]
+SHARES = [(0, 1), (1, 0), (2, 1), (0, 3)]
+
+
+def small() -> Model:
+    return small_model(PAIRS, CLASSES).train()
+
+
+def step(share: tuple[int, ...], mine: list[tuple[str, dict[str, Any]]]) -> dict[str, torch.Tensor]:
+    """The loss, the gradients and the running statistics of one step, for the share that this process holds."""
+    model = small()
+    everything = batch_of(model, [row for part in share for row in ROWS[part]])
+    counts = {name: targets.count for name, targets in everything.targets.items()}
+    loss, _ = model(batch_of(model, mine), counts)
+    loss.backward()
+    found = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in model.named_parameters()}
+    assert not dist.is_initialized() or all(p.grad is not None for p in model.parameters())
+    statistics = {name: b for name, b in model.named_buffers() if "running" in name}
+    return {"loss": loss.detach()} | found | statistics
+
+
+def gathered(rank: int) -> dict[str, torch.Tensor]:
+    """Rows 0 to 2 lie in process 0, rows 3 to 7 in process 1."""
+    x = torch.arange(24.0).view(8, 3)[(slice(0, 3), slice(3, 8))[rank]].requires_grad_()
+    everything = gather_rows(x)
+    ((everything * torch.arange(24.0).view(8, 3)).sum() * (rank + 1)).backward()
+    empty = gather_rows(torch.zeros(2 * rank, 4))
+    return {"rows": everything.detach(), "grad": x.grad, "ids": gather_rows(torch.arange(3 - rank)), "empty": empty}
+
+
+def process(rank: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    found = {f"gathered.{name}": value for name, value in gathered(rank).items()}
+    for number, share in enumerate(SHARES):
+        found |= {f"{number}.{name}": value for name, value in step(share, ROWS[share[rank]]).items()}
+    save_file({name: value.contiguous() for name, value in found.items()}, Path(folder) / f"{rank}.safetensors")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, torch.Tensor]]:
+    """What each of two processes found."""
+    folder = tmp_path_factory.mktemp("processes")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(process, (port, str(folder)), nprocs=2)
+    return [load_file(folder / f"{rank}.safetensors") for rank in range(2)]
+
+
+def test_with_one_process_rows_come_back_as_they_are() -> None:
+    x = torch.randn(3, 2)
+    assert gather_rows(x) is x
+
+
+def test_rows_of_all_processes_are_gathered_with_gradient(both: list[dict[str, torch.Tensor]]) -> None:
+    whole = torch.arange(24.0).view(8, 3)
+    for found, mine in zip(both, (slice(0, 3), slice(3, 8)), strict=True):
+        assert torch.equal(found["gathered.rows"], whole)
+        assert torch.equal(found["gathered.grad"], 3 * whole[mine])  # from both processes' losses: 1 + 2
+        assert found["gathered.ids"].tolist() == [0, 1, 2, 0, 1]
+        assert found["gathered.empty"].shape == (2, 4)
+
+
+@pytest.mark.parametrize("number", range(len(SHARES)))
+def test_two_processes_take_the_step_of_one(both: list[dict[str, torch.Tensor]], number: int) -> None:
+    share = SHARES[number]
+    alone = step(share, [row for part in share for row in ROWS[part]])
+    assert alone["loss"] > 0.1
+    for name, expected in alone.items():
+        parts = [found[f"{number}.{name}"] for found in both]
+        found = parts[0] if "running" in name else parts[0] + parts[1]
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+    assert any(alone[name].abs().max() > 1e-3 for name in alone if name.startswith("tokenizers"))

@@ -1,0 +1,58 @@
+"""Every block of the README, run as it stands on small data."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds what the README speaks of."""
+    folder = tmp_path_factory.mktemp("readme")
+    rng = np.random.default_rng(0)
+    rows, reviews = [], []
+    for number, (name, colour) in enumerate({"cat": (200, 120, 40), "dog": (40, 90, 200)}.items()):
+        for part, count in (("photos", 12), ("photos-test", 4)):
+            (folder / part / name).mkdir(parents=True)
+            for i in range(1, count + 1):
+                pixels = np.clip(rng.normal(colour, 40, (48, 64, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / part / name / f"{i}.jpg")
+                if part == "photos":
+                    rows.append(f"photos/{name}/{i}.jpg,a {name} number {i},{name}")
+        reviews += [f"{'a lovely' if number else 'a dreadful'} thing number {i},{number}" for i in range(12)]
+    (folder / "items.csv").write_text("photo,title,category\n" + "\n".join(rows) + "\n")
+    (folder / "reviews.csv").write_text("review,sentiment\n" + "\n".join(reviews) + "\n")
+    lines = [f"Once upon a time there were {i} mice who said: {'squeak ' * (i % 5)}!" for i in range(400)]
+    (folder / "book.txt").write_text("\n".join(lines))
+    for name, pitch in (("low", 200), ("high", 1500)):
+        (folder / "sounds" / name).mkdir(parents=True)
+        for i in range(1, 13):
+            wave = np.sin(2 * np.pi * pitch * (1 + i / 100) * np.arange(4000) / 8000)
+            soundfile.write(folder / "sounds" / name / f"{i}.wav", wave, 8000)
+    return folder
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_block(home: Path, number: int) -> None:
+    language, code = BLOCKS[number]
+    command = ["bash", "-ec", code] if language == "bash" else [sys.executable, "-c", code]
+    bin_folder = Path(sys.executable).parent
+    environment = {"PATH": f"{bin_folder}:/usr/bin:/bin", "HOME": str(home)}
+    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip()
+
+
+def test_there_are_blocks_of_both_kinds() -> None:
+    assert {language for language, _ in BLOCKS} == {"bash", "python"}
