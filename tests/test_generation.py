@@ -143,7 +143,7 @@ def test_the_nucleus_is_the_smallest_set_that_reaches_top_p(top_p: float) -> Non
     scores = logits()
     for row, found in zip(scores.softmax(-1).tolist(), sampler(top_p=top_p).probabilities(scores), strict=True):
         chosen: list[int] = []
-        for i in sorted(range(12), key=lambda i: -row[i]):  # noqa: B023
+        for i in sorted(range(12), key=lambda i: -row[i]):
             if sum(row[j] for j in chosen) < top_p - 1e-7:
                 chosen.append(i)
         assert found.nonzero()[:, 0].tolist() == sorted(chosen)

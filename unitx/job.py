@@ -113,7 +113,7 @@ def _open_task(
     key = (repr(given) if isinstance(given, str | dict) else id(given), repr(test), str(reads), label, multi)
     if key not in opened:
         train, held_out = opened[key] = open_parts(given, test, reads, label, multi, recipe, facts)
-        for source in (train, held_out):
+        for source in (train,) if test is None else (train, held_out):
             found = check_columns(source, reads or guess_reads(train, label), label, multi) if len(source) else []
             facts += [fact for fact in found if fact not in facts]
     train, held_out = opened[key]

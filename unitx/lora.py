@@ -39,11 +39,15 @@ class LoRA(nn.Module):
 
 
 def add_lora(backbone: Backbone, rank: int = RANK) -> None:
-    """Put an adapter on every linear map of every block, and freeze the rest of the backbone."""
+    """Put an adapter on every linear map of every block that has none yet, and freeze the rest of the backbone."""
     backbone.requires_grad_(False)
     for block in backbone.blocks:
         for module, name in _linears(block):
-            setattr(module, name, LoRA(getattr(module, name), rank).to(backbone.norm.weight.device))
+            linear = getattr(module, name)
+            adapter = linear if isinstance(linear, LoRA) else LoRA(linear, rank).to(backbone.norm.weight.device)
+            adapter.down.requires_grad_(True)
+            adapter.up.requires_grad_(True)
+            setattr(module, name, adapter)
 
 
 def merge_lora(backbone: Backbone) -> None:

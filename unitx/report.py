@@ -71,7 +71,7 @@ class Report:
     shortened: dict[str, int]
     notes: list[str] = field(default_factory=list)
     classes: list[dict[str, Any]] = field(default_factory=list, repr=False)
-    confusion: np.ndarray | None = field(default=None, repr=False)
+    confusion: Any = field(default=None, repr=False)
     mistakes: list[Mistake] = field(default_factory=list, repr=False)
     folder: Path | None = None
 
@@ -145,12 +145,13 @@ def evaluate(
     )  # fmt: skip
     if info.kind == "classify":
         report.classes, report.confusion = class_scores(head, outputs, targets)
-        report.mistakes = worst_mistakes(head, outputs, targets, of_items.rows)
+        mistakes = worst_mistakes(head, outputs, targets, of_items.rows)
+        report.mistakes = [mistake._replace(row=int(kept.indices[mistake.row])) for mistake in mistakes]
     if folder is not None:
         report.folder = Path(folder)
         _write(report)
         if info.kind == "classify":
-            draw_report(report, [_thumbnail(feed, preparer, mistake.row) for mistake in report.mistakes])
+            draw_report(report, [_thumbnail(feed, preparer, mistake.row) for mistake in mistakes])
     return report
 
 
@@ -161,14 +162,14 @@ def _check_modalities(model: Model, info: TaskInfo) -> None:
             raise UnitxError(f"'{column}' cannot be read as {modality}: the model reads {has}; say so with --reads")
 
 
-def known_rows(info: TaskInfo, source: Source) -> tuple[Source, Counter[str], int]:
+def known_rows(info: TaskInfo, source: Source) -> tuple[Subset, Counter[str], int]:
     """The rows that can be scored, the labels that the model does not know (label → rows), and the rows without one.
 
     Raises:
         UnitxError: the model knows none of the labels.
     """
     if not info.label or not info.labels:
-        return source, Counter(), 0
+        return Subset(source, np.arange(len(source))), Counter(), 0
     known, multi = set(info.labels), bool(info.options.get("multi_label"))
     unknown: Counter[str] = Counter()
     kept, unlabelled = [], 0
@@ -249,7 +250,7 @@ def _thumbnail(feed: Feed, preparer: Preparer, row: int) -> tuple[str, Any]:
     rng = np.random.default_rng([SEED, EVALUATION, row])
     parts = feed.info.parts(feed.source.row(row, rng, 1.0))
     modality, item = next((part for kind in ("image", "audio") for part in parts if part[0] == kind), parts[0])
-    processor = preparer.processors[modality]
+    processor: Any = preparer.processors[modality]
     raw = processor.read(item)
     if modality == "image":
         pixels = processor.features(raw).transpose(1, 2, 0) * processor.std + processor.mean
@@ -260,16 +261,17 @@ def _thumbnail(feed: Feed, preparer: Preparer, row: int) -> tuple[str, Any]:
 
 
 def draw_report(report: Report, thumbnails: list[tuple[str, Any]]) -> None:
-    """`report.png`: the confusion matrix, precision and recall by class, and the worst mistakes as thumbnails."""
+    """`report.png` in its folder: the confusion matrix, precision and recall by class, and the worst mistakes as thumbnails."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    assert report.folder is not None
     present = [i for i, row in enumerate(report.classes) if row["support"]]
     shown = len(_matrix_classes(report)) if report.confusion is not None else BARS
     top = min(max(5.0, 2.5 + 0.11 * shown), 13.0)
     columns, row = _grid(thumbnails)
     bottom = 0.5 + row * -(-len(thumbnails) // columns)
-    figure = Figure(figsize=(max(15.0, 1.6 * top), top + bottom), dpi=110, layout="constrained")
+    figure: Any = Figure(figsize=(max(15.0, 1.6 * top), top + bottom), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     upper, lower = figure.subfigures(2, 1, height_ratios=[top, bottom])
     left, right = upper.subplots(1, 2, width_ratios=[1.5, 1])

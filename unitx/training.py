@@ -100,10 +100,12 @@ def finetune(model: str | Path | Model, recipe: str | Path | Recipe, *, echo: bo
         from unitx.registry import import_plugin
 
         import_plugin(plugin)
-    base = model if isinstance(model, Model) else Model.from_pretrained(model)
+    if isinstance(model, Model):
+        model = model.save_pretrained(folder / "base")  # a copy trains, and the run can go on
+    base = Model.from_pretrained(model)
     torch.manual_seed(chosen.seed)
     job = prepare_base(chosen, base)
-    job.resolved["base"] = str(model) if isinstance(model, str | Path) else "a model in memory"
+    job.resolved["base"] = str(model)
     return fit(job, folder, echo=echo)
 
 

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_models import CLASSES, STORIES, picture, small_model
+
+from unitx import cli, training
+from unitx.recipe import CHOICES, Recipe, shipped
+
+VERBS = ["demo", "recipes", "train", "finetune", "evaluate", "predict", "generate", "embed", "search"]
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """Records what would be trained instead of training."""
+    calls: list[tuple[Any, ...]] = []
+    run = training.Run(Path("runs/x"), None, {"kind/accuracy": 0.75}, [])  # type: ignore[arg-type]
+    monkeypatch.setattr(training, "train", lambda recipe, **given: calls.append(("train", recipe, given)) or run)
+    monkeypatch.setattr(training, "resume", lambda folder: calls.append(("resume", folder)) or run)
+    monkeypatch.setattr(training, "finetune", lambda m, r, **given: calls.append(("finetune", m, r, given)) or run)
+    return calls
+
+
+def error_of(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """The one line that a mistake gives."""
+    assert cli.main(argv) == cli.USER_MISTAKE
+    shown = capsys.readouterr()
+    assert not shown.out and shown.err.startswith("unitx: error: ") and shown.err.count("\n") == 1
+    return shown.err
+
+
+@pytest.mark.parametrize("argv", [["--help"], *([verb, "--help"] for verb in VERBS), ["recipes"]])
+def test_help_names_what_there_is(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    if argv == ["recipes"]:
+        assert cli.main(argv) == 0
+    else:
+        with pytest.raises(SystemExit) as stop:
+            cli.main(argv)
+        assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    names = {1: VERBS if argv == ["--help"] else list(shipped())}.get(len(argv), ["usage: unitx", argv[0]])
+    assert all(name in shown for name in names)
+
+
+def test_help_and_mistakes_come_without_torch() -> None:
+    code = (
+        "import sys\nfrom unitx.cli import main\n"
+        "for argv in (['train', '--help'], ['recipes'], ['train', '--size', 'huge'], ['predict'], ['train']):\n"
+        "    try: main(argv)\n"
+        "    except SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_every_field_of_a_recipe_is_a_flag(trained: list) -> None:
+    nested = {"tasks": "--tasks.kind.weight", "tokenizers": "--tokenizers.image.patch", "model": "--model.depth"}
+    special = nested | {"plugins": "--import"}
+    for field in dataclasses.fields(Recipe):
+        if field.name == "about":
+            continue
+        flag = special.get(field.name, "--" + field.name.replace("_", "-"))
+        value = next((v for v in CHOICES.get(field.name, ()) if v), "3")
+        for argv in (["train", "align", flag, value], ["train", "align", f"{flag}={value}"]):
+            assert cli.main(argv) == 0
+            _, recipe, given = trained.pop()
+            assert recipe == "align" and len(given) == 1
+            assert str(next(iter(given.values()))) in (value, f"['{value}']"), given
+
+
+def test_values_are_read_as_they_are_meant(trained: list) -> None:
+    argv = ["train", "senses", "--data", '{"world": "emoji", "concepts": 10}', "--lr", "1e-3", "--steps=20"]
+    argv += ["--label", "2024", "--out", "on", "--reads", "a:image,b:text", "--seed", "-1", "--minutes", "0.5"]
+    argv += ["--import", "a.py", "--import", "b.py", "--size", "tiny"]
+    argv += ["--tasks.senses.options.temperature=.2", "--tokenizers.image", "{patch: 4}", "--tasks.senses.label", "no"]
+    assert cli.main(argv) == 0
+    assert trained == [("train", "senses", {
+        "data": {"world": "emoji", "concepts": 10}, "lr": 1e-3, "steps": 20, "label": "2024", "out": "on",
+        "reads": "a:image,b:text", "seed": -1, "minutes": 0.5, "plugins": ["a.py", "b.py"], "size": "tiny",
+        "tasks.senses.options.temperature": 0.2, "tokenizers.image": {"patch": 4}, "tasks.senses.label": "no",
+    })]  # fmt: skip
+
+
+def test_finetune_and_resume_take_their_arguments(trained: list, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["finetune", "runs/a", "classify", "--tune", "lora", "--freeze", "text,image"]) == 0
+    assert cli.main(["train", "--resume", "runs/a"]) == 0
+    assert trained == [
+        ("finetune", "runs/a", "classify", {"tune": "lora", "freeze": "text,image"}),
+        ("resume", "runs/a"),
+    ]
+    assert "kind/accuracy" in (shown := capsys.readouterr().out) and "0.7500" in shown and "runs/x" in shown
+
+
+MISTAKES = [
+    ([], "VERB"),
+    (["trian"], "invalid choice: 'trian'"),
+    (["train"], "say which recipe to train, or --resume RUN; there are: align,"),
+    (["train", "--resume"], "--resume: expected one argument"),
+    (["train", "align", "--resume", "runs/a"], "takes no other argument"),
+    (["train", "--resume", "runs/a", "--steps", "3"], "takes no other argument"),
+    (["train", "--resume", "runs/a", "--model.depth", "3"], "takes no other argument"),
+    (["train", "align", "--size", "huge"], "argument --size: invalid choice: 'huge'"),
+    (["train", "align", "--stesp", "3"], "unrecognized arguments: --stesp 3"),
+    (["train", "align", "--step", "3"], "unrecognized arguments: --step 3"),
+    (["train", "align", "--model.depth"], "--model.depth needs a value"),
+    (["train", "align", "--data", "{world"], "--data {world"),
+    (["finetune", "runs/a"], "the following arguments are required: recipe"),
+    (["predict", "runs/a"], "the following arguments are required: items"),
+    (["predict", "runs/a", "x", "--top", "many"], "argument --top: invalid int value: 'many'"),
+    (["predict", "runs/a", "x", "--model.depth", "3"], "unitx predict takes no --model.depth"),
+    (["embed", "runs/a", "x"], "required: -o/--out"),
+]
+
+
+@pytest.mark.parametrize("argv, says", MISTAKES, ids=[" ".join(argv) or "nothing" for argv, _ in MISTAKES])
+def test_a_mistake_gives_one_line(argv: list[str], says: str, trained: list, capsys: pytest.CaptureFixture) -> None:
+    assert says in error_of(capsys, *argv) and not trained
+
+
+UNSOUND = [
+    (["train", "aling", "--data", "x"], "there is no recipe 'aling'"),
+    (["train", "align", "--steps", "many"], "steps is 'many'; it must be a whole number"),
+    (["train", "align", "--lr", "0"], "lr is 0.0"),
+    (["train", "align", "--tasks.aling.weight", "2"], "has no task 'aling'; it has: align"),
+    (["train", "align"], "task 'align' has no data: give a folder or a file with --data"),
+    (["train", "align", "--data", "no-such-folder/"], "no-such-folder"),
+    (["train", "align", "--data", "x", "--import", "no-such.py"], "--import no-such.py: there is no such file"),
+    (["train", "--resume", "no-such-run"], "no-such-run holds no run"),
+    (["finetune", "no-such-run/", "align", "--data", "x"], "there is no model 'no-such-run/'"),
+    (["predict", "no-such-run/", "x"], "there is no model 'no-such-run/'"),
+    (["search", "no-such-run/", "photos.parquet", "x"], "there is no file photos.parquet; make one with: unitx embed"),
+]
+
+
+@pytest.mark.parametrize("argv, says", UNSOUND, ids=[" ".join(argv) for argv, _ in UNSOUND])
+def test_what_cannot_be_done_gives_one_line(
+    argv: list[str], says: str, capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert says in error_of(capsys, *argv)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupt_and_a_closed_pipe_are_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train", interrupt)
+    assert cli.main(["train", "align"]) == 130
+    assert capsys.readouterr().err == "unitx: interrupted\n"
+    pipe = f"{sys.executable} -m unitx.cli recipes | head -c 1"
+    done = subprocess.run(pipe, shell=True, capture_output=True, text=True)
+    assert done.stderr == "" and len(done.stdout) == 1
+
+
+def test_predict_prints_a_line_an_item(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = small_model(CLASSES, STORIES).save_pretrained(tmp_path / "model")
+    picture(0).save(tmp_path / "a.png")
+    files = [str(tmp_path / "a.png"), str(tmp_path / "none.png")]
+    with pytest.warns(UserWarning, match="1 of 2"):
+        assert cli.main(["predict", str(folder), *files, "--top", "2"]) == 0
+    (answers,) = small_model(CLASSES).predict([files[0]], top=2)
+    expected = "\t".join(f"{answer.label} {answer.score:.3f}" for answer in answers)
+    assert capsys.readouterr().out == f"{files[0]}\t{expected}\n{files[1]}\tcould not be read\n"
+
+
+def test_generate_prints_prompt_and_continuation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = small_model(CLASSES, STORIES).save_pretrained(tmp_path / "model")
+    argv = ["generate", str(folder), "--max-tokens", "5", "--temperature", "0", "Once", "--", "--a.b"]
+    assert cli.main(argv) == 0
+    said = small_model(CLASSES, STORIES).generate(["Once", "--a.b"], max_tokens=5, temperature=0)
+    assert capsys.readouterr().out == f"Once{said[0]}\n--a.b{said[1]}\n"
