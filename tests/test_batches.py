@@ -248,7 +248,7 @@ def test_nothing_but_bad_items_is_an_error_that_names_one(tmp_path: Path):
 def test_rows_without_a_known_label_alone_are_an_error():
     feed = text_feed()
     feed.info = replace(feed.info, labels=["square", "round"])
-    with pytest.raises(UnitxError, match="topic.*label"):
+    with pytest.raises(UnitxError, match=r"topic.*label"):
         plan_rows(PREPARER, [feed], 64)
 
 

@@ -65,7 +65,9 @@ def cut_short(folder: Path, out: Path, step: int) -> Path:
     return out
 
 
-@pytest.mark.parametrize(("workers", "given"), [(0, {"augment": "strong"}), (1, {"accumulate": 2, "optimizer": "adamw"})])
+@pytest.mark.parametrize(
+    ("workers", "given"), [(0, {"augment": "strong"}), (1, {"accumulate": 2, "optimizer": "adamw"})]
+)
 def test_going_on_equals_running_through(tmp_path: Path, data: str, workers: int, given: dict[str, Any]):
     made = {"data": data, "steps": 16, "checkpoint_every": 6, "evaluations": 4, "workers": workers, **given}
     whole = tiny_run(Recipe(tasks=dict(TASKS)), tmp_path / "whole", **made)
@@ -142,9 +144,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, data: str):
     assert checkpoints(run / "checkpoints")[-1].name == f"step-{step + 3}" and "classify/accuracy" in again.metrics
 
 
-def test_a_run_stopped_before_its_first_line_can_go_on(
-    tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_run_stopped_before_its_first_line_can_go_on(tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch):
     from unitx.training import Trainer
 
     begun = Trainer._step

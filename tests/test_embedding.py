@@ -52,6 +52,12 @@ def test_without_an_align_head_it_is_the_mean_of_the_hidden_states() -> None:
     np.testing.assert_allclose(model.embed(ITEMS), torch.nn.functional.normalize(means, dim=-1), atol=1e-5)
 
 
+def test_of_several_align_heads_the_last_one_embeds() -> None:
+    wide = TaskInfo("wide", "align", {"image": "image", "text": "text"}, options={"dim": 48})
+    vectors = small_model(PAIRS, wide, CLASSES).embed(["a"])
+    assert vectors.shape == (1, 48) and small_model(wide, PAIRS).embed(["a"]).shape == (1, 32)
+
+
 def windows_of(model: Model, modality: str, item: Any) -> list[Any]:
     processor = model.processors[modality]
     return processor.windows(processor.features(processor.read(item)))

@@ -134,7 +134,13 @@ def test_freezing_what_is_not_there_is_refused(tmp_path: Path, base: Path, freez
 def test_going_on_equals_running_through(
     tmp_path: Path, base: Path, rows: list[dict[str, Any]], tune: str, freeze: str
 ):
-    made = {"data": str(write_csv(tmp_path / "rows.csv", rows)), "tune": tune, "freeze": freeze, "checkpoint_every": 2, "layer_decay": 0.7}
+    made = {
+        "data": str(write_csv(tmp_path / "rows.csv", rows)),
+        "tune": tune,
+        "freeze": freeze,
+        "checkpoint_every": 2,
+        "layer_decay": 0.7,
+    }
     whole = further(base, {"colour": COLOUR}, tmp_path / "whole", **made)
     half = tmp_path / "half"
     shutil.copytree(whole.folder, half)
@@ -175,9 +181,7 @@ def test_layer_decay_moves_the_input_side_less(tmp_path: Path, base: Path):
 
 
 @pytest.mark.parametrize("second", ["lora", "head", "all"])
-def test_a_model_with_adapters_trains_further(
-    tmp_path: Path, base: Path, rows: list[dict[str, Any]], second: str
-):
+def test_a_model_with_adapters_trains_further(tmp_path: Path, base: Path, rows: list[dict[str, Any]], second: str):
     first = further(base, {"colour": COLOUR}, tmp_path / "one", data=rows, tune="lora", freeze="text")
     assert has_lora(first.model.backbone) and first.model.frozen == ["text"]
     freeze = "" if second == "all" else "text"

@@ -68,8 +68,8 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_scores_are_those_of_the_predictions(run: unitx.Run, photos: Path, tmp_path: Path) -> None:
-    report = evaluate(run.model, photos, folder=tmp_path / "out")
+def test_scores_are_those_of_the_predictions(run: unitx.Run, photos: Path) -> None:
+    report = evaluate(run.model, photos)
     files = sorted(photos.rglob("*.png"))
     probability = run.model.predict_proba(files)
     names = run.model.labels("picture")
@@ -292,7 +292,7 @@ THUMBNAILS = {
 
 @pytest.mark.parametrize(
     ("classes", "multi", "kind"),
-    [(3, False, "text"), (100, False, "image"), (130, False, "audio"), (40, True, "text")],
+    [(3, False, "text"), (100, False, "image"), (40, True, "text")],
 )
 def test_no_text_lies_on_another(classes: int, multi: bool, kind: str, tmp_path: Path, shown: list[Figure]) -> None:
     report = made_report(classes, multi, tmp_path)
@@ -309,9 +309,6 @@ def test_no_text_lies_on_another(classes: int, multi: bool, kind: str, tmp_path:
     assert len(report.mistakes) >= 3 and sum(" →\n" in text for text in said) == len(report.mistakes)
     first = report.mistakes[0]
     assert any(f"({first.probability:.2f})" in text for text in said)
-    if classes == 130:
-        assert "the 40 most confused of 130 classes" in said
-        assert "precision and recall: the 30 worst of 130 classes" in said
     if multi:
         assert "average precision: the 30 worst of 40 classes" in said
 
@@ -324,4 +321,6 @@ def test_the_most_confused_classes_are_shown(tmp_path: Path, shown: list[Figure]
     axes = all_axes(shown[0])[0]
     names = [label.get_text() for label in axes.get_yticklabels()]
     cell = names.index(r"\$x^2\$ for \$ 77"), names.index("two lines 99")
+    assert axes.get_title() == "the 40 most confused of 130 classes"
+    assert all_axes(shown[0])[1].get_title() == "precision and recall: the 30 worst of 130 classes"
     assert len(names) == 40 and axes.images[0].get_array()[cell] == pytest.approx(9 / 14)

@@ -97,9 +97,7 @@ def test_the_best_model_is_kept(tmp_path: Path, photos: str, monkeypatch: pytest
     assert not torch.equal(kept[0.9]["heads.image-classify.head.weight"], kept[0.8]["heads.image-classify.head.weight"])
 
 
-def test_a_first_score_that_is_no_number_is_beaten_by_any(
-    tmp_path: Path, photos: str, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_first_score_that_is_no_number_is_beaten_by_any(tmp_path: Path, photos: str, monkeypatch: pytest.MonkeyPatch):
     told = iter([float("nan"), 0.4, 0.3])
     monkeypatch.setattr("unitx.training.score", lambda *_: {"accuracy": next(told)})
     run = tiny_run("image-classify", tmp_path / "run", data=photos, steps=3, evaluations=3)
@@ -297,7 +295,7 @@ def test_a_sentencepiece_vocabulary_is_trained_and_kept(tmp_path: Path):
     assert unitx.resume(run.folder, echo=False).model.processors == run.model.processors
 
 
-PLUGIN = '''
+PLUGIN = """
 from dataclasses import dataclass
 import numpy as np
 import torch
@@ -340,7 +338,7 @@ class Doubled(Classify):
     def loss(self, tokens, targets):
         found = super().loss(tokens, targets)
         return found._replace(sum=2 * found.sum)
-'''
+"""
 
 
 def test_a_modality_and_a_task_of_ones_own(tmp_path: Path):
@@ -348,13 +346,12 @@ def test_a_modality_and_a_task_of_ones_own(tmp_path: Path):
     plugin.write_text(PLUGIN)
     data = [{"gene": "AC" * 4 + "A" * (i % 5 + 1), "kind": "a"} for i in range(10)]
     data += [{"gene": "GT" * 4 + "G" * (i % 5 + 1), "kind": "g"} for i in range(10)]
-    data += [{"gene": "XYZ", "kind": "g"}]
+    test, data = data[::3], [*data, {"gene": "XYZ", "kind": "g"}]
     recipe = Recipe(tasks={"kind": TaskRecipe("doubled", reads="gene:dna", label="kind")})
-    made = {"data": data, "steps": 12, "plugins": [str(plugin)], "workers": 2, "evaluations": 1, "holdout": 0.3}
+    made = {"data": data, "test": test, "steps": 12, "plugins": [str(plugin)], "workers": 2, "evaluations": 1}
     run = tiny_run(recipe, tmp_path / "run", **made)
     assert run.metrics["kind/accuracy"] == 1.0
-    skipped = (run.folder / "skipped.txt").read_text() if (run.folder / "skipped.txt").exists() else ""
-    assert "XYZ is no DNA" in skipped or "XYZ" not in str([row for row in data[:20]])
+    assert (run.folder / "skipped.txt").read_text() == "XYZ is no DNA; write A, C, G and T\n"
     config = json.loads((run.folder / "model" / "config.json").read_text())
     assert config["tokenizers"]["dna"]["file"] == "my_dna.py" and config["tasks"][0]["file"] == "my_dna.py"
 

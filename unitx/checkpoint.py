@@ -96,7 +96,7 @@ def load_training_state(checkpoint: Path, model: nn.Module, optimizers: list[tor
 
 
 def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """"parameter.key" → tensor. A parameter that got no gradient yet has none.
+    """`parameter.key` → tensor. A parameter that got no gradient yet has none.
 
     torch's `get_optimizer_state_dict` cannot load the state of an optimizer that holds such a parameter. What the
     groups hold (rates, decay) is built anew from the recipe.

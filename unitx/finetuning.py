@@ -26,7 +26,7 @@ def prepare_base(recipe: Recipe, base: Model) -> Job:
         )
     old_tokenizers, old_heads = set(base.tokenizers), set(base.heads)
     for name in sorted(old_heads & set(recipe.tasks)) if frozen else []:
-        raise UnitxError(f"--freeze {recipe.freeze}: the model has a task '{name}', which would change; name yours else")
+        raise UnitxError(f"--freeze {recipe.freeze}: the model's task '{name}' would change; give yours another name")
     job = build_job(recipe, base)
     model = job.model
     tune(model, recipe.tune, frozen)
@@ -46,7 +46,7 @@ def tune(model: Model, how: str, frozen: list[str]) -> None:
     if how == "lora":
         if has_lora(backbone) and sorted(frozen) != model.frozen:
             kept = ",".join(model.frozen)
-            raise UnitxError(f"the model's adapters leave {kept} as it was: give --freeze {kept}, or --tune head or all")
+            raise UnitxError(f"the model's adapters leave {kept} as it was: say --freeze {kept}, or --tune head or all")
         model.add_adapters(frozen)
         return
     backbone.requires_grad_(how == "all")

@@ -112,10 +112,7 @@ def _open_task(
     multi = bool(options.get("multi_label"))
     key = (repr(given) if isinstance(given, str | dict) else id(given), repr(test), str(reads), label, multi)
     if key not in opened:
-        train, held_out = opened[key] = open_parts(given, test, reads, label, multi, recipe, facts)
-        for source in (train,) if test is None else (train, held_out):
-            found = check_columns(source, reads or guess_reads(train, label), label, multi) if len(source) else []
-            facts += [fact for fact in found if fact not in facts]
+        opened[key] = open_parts(given, test, reads, label, multi, recipe, facts)
     train, held_out = opened[key]
     info = TaskInfo(name, task.kind, reads or guess_reads(train, label), label, [], task.weight, options)
     for modality in info.reads.values():
@@ -128,8 +125,12 @@ def open_parts(
 ) -> tuple[Source, Source]:
     """Training rows and held-out rows: as given, made apart (a world's parts), or split off by the seed."""
     source = open_source(data, reads, label)
+    given = [source] if test is None else [source, open_source(test, reads, label)]
+    for part in given:
+        found = check_columns(part, reads or guess_reads(source, label), label, multi) if len(part) else []
+        facts += [fact for fact in found if fact not in facts]
     if test is not None:
-        return source, open_source(test, reads, label)
+        return source, given[1]
     if isinstance(source, EmojiWorld):
         facts.append(f"the data is made: {len(source.emoji)} emoji; its validation part is held out")
         return source.prepare(), replace(source, part="validation")

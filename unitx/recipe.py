@@ -10,7 +10,7 @@ import difflib
 import os
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import files
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -230,11 +230,11 @@ def _as_kind(kind: Any, value: Any, where: str) -> Any:
     raise UnitxError(f"{where} is {value!r}; it must be {wanted}")
 
 
-def _number(value: Any) -> Real | None:
+def _number(value: Any) -> int | float | None:
     if isinstance(value, bool):
         return None
-    if isinstance(value, Real):
-        return value
+    if isinstance(value, Real):  # NumPy's numbers too
+        return int(value) if isinstance(value, Integral) else float(value)
     try:
         return float(value) if isinstance(value, str) else None
     except ValueError:

@@ -261,7 +261,7 @@ def _thumbnail(feed: Feed, preparer: Preparer, row: int) -> tuple[str, Any]:
 
 
 def draw_report(report: Report, thumbnails: list[tuple[str, Any]]) -> None:
-    """`report.png` in its folder: the confusion matrix, precision and recall by class, and the worst mistakes as thumbnails."""
+    """Write `report.png` in its folder: the confusion matrix, precision and recall by class, the worst mistakes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -161,6 +161,8 @@ class Trainer:
         self.accelerator = _accelerator(recipe.tracker, folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.main = self.accelerator.is_main_process
+        for feed in job.feeds:  # a process without any row would leave the others waiting for its gradients
+            feed.rows = max(feed.rows, self.accelerator.num_processes)
         self.model = job.model
         self.progress = Progress()
         if checkpoint:

@@ -1,0 +1,97 @@
+"""Scores on held-out rows, against the same thing done by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_data import captioned, text_rows
+
+from unitx.batches import Feed, Preparer
+from unitx.config import BackboneConfig
+from unitx.data import open_source
+from unitx.evaluation import score, task_outputs
+from unitx.model import Model
+from unitx.task import TaskInfo
+from unitx.tokenizers.image import ImageProcessor
+from unitx.tokenizers.text import TextProcessor
+
+LABELS = ["blue", "green", "red"]
+
+
+def small_model(*infos: TaskInfo) -> Model:
+    torch.manual_seed(0)
+    processors = {"image": ImageProcessor(max_tokens=4, patch=8), "text": TextProcessor(max_tokens=32)}
+    model = Model(BackboneConfig(dim=16, depth=1, heads=2), processors, infos)
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    return model
+
+
+def feed_of(info: TaskInfo, rows: list[dict[str, Any]], size: int) -> Feed:
+    return Feed(info, open_source(rows, info.reads, info.label), size)
+
+
+@pytest.mark.parametrize(("size", "workers"), [(1, 0), (4, 0), (4, 1), (100, 0)])
+def test_outputs_are_what_each_row_gives_alone(size: int, workers: int):
+    info = TaskInfo("topic", "classify", {"text": "text"}, "label", LABELS)
+    model, rows = small_model(info), text_rows(10)
+    outputs, targets, notes = task_outputs(
+        model, Preparer(model.processors), feed_of(info, rows, size), workers=workers
+    )
+    wanted = model.eval().predict_proba([row["text"][:30] for row in rows], "topic")
+    assert np.allclose(outputs.softmax(-1).numpy(), wanted, atol=1e-5)
+    assert targets.argmax(-1).tolist() == [LABELS.index(row["label"]) for row in rows] and notes.skipped == []
+    found = score(model, Preparer(model.processors), feed_of(info, rows, size), workers=workers)
+    assert found["accuracy"] == pytest.approx(np.mean(wanted.argmax(-1) == targets.argmax(-1).numpy()))
+
+
+def test_the_mode_of_the_model_is_put_back():
+    info = TaskInfo("topic", "classify", {"text": "text"}, "label", LABELS)
+    model = small_model(info)
+    for training in (True, False):
+        model.train(training)
+        score(model, Preparer(model.processors), feed_of(info, text_rows(4), 2))
+        assert model.training == training
+
+
+def test_targets_of_several_tensors_are_joined(tmp_path: Path):
+    info = TaskInfo("pairs", "align", {"image": "image", "text": "text"}, "label", LABELS)
+    rows = captioned(tmp_path / "photos", each=3)
+    model = small_model(info)
+    small, large = (task_outputs(model, Preparer(model.processors), feed_of(info, rows, size)) for size in (2, 9))
+    assert small[0].shape == (18, 16) and set(small[1]) == set(large[1])
+    # The same items, whatever the batches: in the order of the rows, each with its columns.
+    assert all(torch.equal(small[1][key], large[1][key]) for key in small[1])
+    assert torch.allclose(small[0], large[0], atol=1e-5)
+
+
+def test_a_task_without_targets():
+    info = TaskInfo("write", "next_token", {"text": "text"})
+    rows = [{"text": row["text"]} for row in text_rows(7)]
+    model = small_model(info)
+    outputs, targets, _ = task_outputs(model, Preparer(model.processors), feed_of(info, rows, 3))
+    assert targets is None and outputs.shape == (7, 3)
+    kept = [min(len(row["text"].encode()), 32 - 2) for row in rows]
+    assert outputs[:, 1].tolist() == kept  # bytes; begin and end of text stand for none
+    bits = score(model, Preparer(model.processors), feed_of(info, rows, 3))["bits_per_byte"]
+    assert bits == pytest.approx(float(outputs[:, 0].sum()) / np.log(2) / sum(kept), rel=1e-5)
+
+
+def test_what_cannot_be_read_is_left_out_and_reported(tmp_path: Path):
+    info = TaskInfo("colour", "classify", {"image": "image"}, "label", LABELS)
+    rows = captioned(tmp_path / "photos", each=4)
+    for i in (0, 1, 6):  # the first batch of two holds nothing else
+        Path(rows[i]["image"]).write_bytes(b"no picture")
+    model = small_model(info)
+    outputs, targets, notes = task_outputs(model, Preparer(model.processors), feed_of(info, rows, 2))
+    assert outputs.shape == (9, 3) and targets.shape == (9, 3)
+    assert sorted(rows[i]["image"] for i in (0, 1, 6)) == sorted(
+        next(row["image"] for row in rows if row["image"] in line) for line in notes.skipped
+    )
+    for row in rows:
+        Path(row["image"]).write_bytes(b"no picture")
+    assert score(model, Preparer(model.processors), feed_of(info, rows, 2)) == {}

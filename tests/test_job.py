@@ -1,0 +1,152 @@
+"""Whatever is wrong with a recipe or its data is one clear line, before training starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_data import TINY, captioned, colour_folder, text_rows, tone_folder, write_csv
+
+from unitx.errors import UnitxError
+from unitx.job import build_job
+from unitx.recipe import Recipe, TaskRecipe, load_recipe, update
+
+
+def recipe(task: TaskRecipe | str = "image-classify", **given: Any) -> Recipe:
+    base = load_recipe(task) if isinstance(task, str) else Recipe(tasks={"mine": task})
+    return update(base, **{**TINY, **given})
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Paths of data sets, whole ones and ones with something wrong."""
+    root = tmp_path_factory.mktemp("data")
+    rows = captioned(root / "photos", each=4)
+    one_class = root / "one"
+    one_class.mkdir()
+    (root / "photos" / "red").rename(one_class / "red")
+    colour_folder(root / "whole", each=4)
+    (root / "empty").mkdir()
+    (root / "nothing.csv").write_bytes(b"")
+    (root / "latin.csv").write_bytes("text,label\ncafé,a\nthé,b\n".encode("latin-1"))
+    broken = colour_folder(root / "broken", each=2)
+    for file in broken.rglob("*.png"):
+        file.write_bytes(file.read_bytes()[:20])
+    flat = root / "flat"
+    flat.mkdir()
+    for i, file in enumerate((root / "whole").rglob("*.png")):
+        (flat / f"{i}.png").write_bytes(file.read_bytes())
+    return {
+        "photos": str(root / "whole"),
+        "one": str(one_class),
+        "empty": str(root / "empty"),
+        "flat": str(flat),
+        "broken": str(broken),
+        "missing": str(root / "photoz"),
+        "nothing": str(root / "nothing.csv"),
+        "latin": str(root / "latin.csv"),
+        "gone": str(write_csv(root / "gone.csv", [row | {"image": row["image"] + "x.png"} for row in rows])),
+        "csv": str(write_csv(root / "texts.csv", text_rows(12))),
+        "sounds": str(tone_folder(root / "sounds", each=2)),
+    }
+
+
+CLASSIFY = TaskRecipe("classify", reads="text", label="label")
+WRONG: list[tuple[str, TaskRecipe | str, dict[str, Any], list[str]]] = [
+    ("no data", "image-classify", {}, ["image-classify", "--data"]),
+    ("missing folder", "image-classify", {"data": "missing"}, ["photoz"]),
+    ("empty folder", "image-classify", {"data": "empty"}, ["empty"]),
+    ("empty file", CLASSIFY, {"data": "nothing"}, ["nothing.csv", "empty"]),
+    ("not UTF-8", CLASSIFY, {"data": "latin"}, ["latin.csv", "UTF-8"]),
+    ("one class", "image-classify", {"data": "one"}, ["one class", "red"]),
+    ("no class folders", "image-classify", {"data": "flat"}, ["flat", "label"]),
+    ("nothing readable", "image-classify", {"data": "broken"}, ["image-classify", ".png"]),
+    ("files gone", TaskRecipe("classify", reads="image", label="label"), {"data": "gone"}, ["image", "x.png"]),
+    ("a folder of sounds", "image-classify", {"data": "sounds"}, ["image", "audio"]),
+    ("no label column", TaskRecipe("classify", reads="text", label="labl"), {"data": "csv"}, ["labl", "label"]),
+    ("no such column", TaskRecipe("classify", reads="txt:text", label="label"), {"data": "csv"}, ["txt", "text"]),
+    ("no label given", TaskRecipe("classify", reads="text"), {"data": "csv"}, ["mine", "label"]),
+    ("unknown modality", TaskRecipe("classify", reads="text:smell", label="label"), {"data": "csv"}, ["smell", "text"]),
+    ("unknown task", TaskRecipe("clasify", reads="text", label="label"), {"data": "csv"}, ["clasify", "classify"]),
+    ("unknown option of a task", TaskRecipe("classify", reads="text", label="label", options={"lambda": 1}),
+     {"data": "csv"}, ["lambda", "label_smoothing"]),
+    ("unknown option of a modality", CLASSIFY, {"data": "csv", "tokenizers.text": {"max_token": 3}},
+     ["text", "max_token", "max_tokens"]),
+    ("option out of range", CLASSIFY, {"data": "csv", "tokenizers.text": {"max_tokens": 0}}, ["max_tokens"]),
+    ("unknown vocabulary", CLASSIFY, {"data": "csv", "tokenizers.text": {"vocabulary": "words"}}, ["words", "bytes"]),
+    ("pictures continued as text", TaskRecipe("next_token", reads="image"), {"data": "photos"}, ["mine", "image"]),
+    ("one column aligned", TaskRecipe("align", reads="text"), {"data": "csv"}, ["mine", "text", "two"]),
+    ("paths read as text", TaskRecipe("classify", reads="image:text", label="label"), {"data": "gone"}, ["image"]),
+    ("no task", "image-classify", {"tasks": {}, "data": "photos"}, ["task"]),
+    ("two lengths", "image-classify", {"data": "photos", "steps": 3, "epochs": 2}, ["steps", "epochs"]),
+    ("no steps", "image-classify", {"data": "photos", "steps": 0}, ["steps", "0"]),
+    ("a shape that does not fit", "image-classify", {"data": "photos", "model.heads": 5}, ["heads"]),
+    ("unknown size", "image-classify", {"data": "photos", "size": "huge"}, ["huge", "nano"]),
+    ("unknown optimizer", "image-classify", {"data": "photos", "optimizer": "sgd"}, ["sgd", "muon"]),
+    ("no part to hold out", "image-classify", {"data": "photos", "holdout": 1.5}, ["1.5"]),
+    ("a plugin that is not there", "image-classify", {"data": "photos", "plugins": ["no.py"]}, ["no.py"]),
+    ("a test set that is not there", "image-classify", {"data": "photos", "test": "missing"}, ["photoz"]),
+    ("a test set of another kind", CLASSIFY, {"data": "csv", "test": "photos"}, ["text"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("task", "given", "words"), [case[1:] for case in WRONG], ids=[case[0] for case in WRONG])
+def test_what_is_wrong_is_one_line_that_names_it(
+    data: dict[str, str], task: TaskRecipe | str, given: dict[str, Any], words: list[str]
+):
+    given = {name: data.get(value, value) if isinstance(value, str) else value for name, value in given.items()}
+    with pytest.raises(UnitxError) as error:
+        build_job(recipe(task, **given))
+    said = str(error.value)
+    assert "\n" not in said and len(said) < 600
+    assert all(word in said for word in words), said
+
+
+def test_a_job_knows_its_data(data: dict[str, str]):
+    job = build_job(recipe(data=data["photos"], holdout=0.25))
+    (feed,), (held,) = job.feeds, job.held_out
+    assert feed.info.labels == ["blue", "green", "red"] and feed.info.facts["class_counts"] == [3, 3, 3]
+    assert len(feed.source) == 9 and len(held.source) == 3
+    trained = {row for row in map(str, feed.source.column("image"))}
+    assert trained.isdisjoint(map(str, held.source.column("image")))
+    assert any("held out 3 of 12" in fact for fact in job.facts)
+    assert job.resolved["lr"] == 2e-3 and job.resolved["batch_tokens"] == 128
+    assert job.resolved["rows_a_step"] == {"image-classify": 32}
+
+
+def test_what_is_given_wins_over_size(data: dict[str, str]):
+    job = build_job(recipe(data=data["photos"], lr=0.5, batch_tokens=64, size="small"))
+    assert job.resolved["lr"] == 0.5 and job.resolved["batch_tokens"] == 64
+    assert job.model.backbone.config.dim == 32 and job.model.backbone.config.mlp_ratio == 4.0
+
+
+def test_test_data_is_used_as_given(data: dict[str, str], tmp_path: Path):
+    other = colour_folder(tmp_path / "other", each=2, seed=3)
+    job = build_job(recipe(data=data["photos"], test=str(other)))
+    assert len(job.feeds[0].source) == 12 and len(job.held_out[0].source) == 6
+
+
+def test_tasks_on_one_table_hold_out_the_same_rows(data: dict[str, str]):
+    tasks = {"topic": CLASSIFY, "again": TaskRecipe("classify", reads="text", label="label", weight=2.0)}
+    job = build_job(update(Recipe(tasks=tasks), **{**TINY, "data": data["csv"]}))
+    held = [set(feed.source.column("text")) for feed in job.held_out]
+    assert held[0] == held[1] and job.feeds[1].info.weight == 2.0
+    assert job.feeds[1].rows == pytest.approx(2 * job.feeds[0].rows, abs=1)
+
+
+def test_settings_for_all_tasks_reach_those_that_know_them(data: dict[str, str]):
+    tasks = {"topic": CLASSIFY, "write": TaskRecipe("next_token", reads="text"),
+             "own": TaskRecipe("classify", reads="text", label="label", options={"label_smoothing": 0.3})}  # fmt: skip
+    given = {"data": data["csv"], "label_smoothing": 0.2, "class_weights": "auto"}
+    job = build_job(update(Recipe(tasks=tasks), **{**TINY, **given}))
+    options = {name: head.info.options for name, head in job.model.heads.items()}
+    assert options["topic"] == {"label_smoothing": 0.2, "class_weights": "auto"} and options["write"] == {}
+    assert options["own"] == {"label_smoothing": 0.3, "class_weights": "auto"}
+
+
+def test_lists_in_yaml_become_tuples(data: dict[str, str]):
+    options = {"patch": 8, "max_tokens": 4, "mean": [0.1, 0.2, 0.3]}
+    job = build_job(recipe(data=data["photos"], **{"tokenizers.image": options}))
+    assert job.model.processors["image"].mean == (0.1, 0.2, 0.3)
+    hash(job.model.processors["image"])

@@ -1,0 +1,53 @@
+"""The picture of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from unitx.plots import draw_curves
+
+HISTORY: list[dict[str, Any]] = [
+    {"step": 10, "seconds": 1.0, "loss": 2.0, "a/loss": 1.5, "b/loss": 0.5, "a/accuracy": 0.1},
+    {"step": 10, "held_out": {"a/accuracy": 0.2}},
+    {"step": 20, "seconds": 2.0, "loss": 1.0, "a/loss": 0.75},  # task b had no row in this step
+    {"step": 20, "held_out": {"a/accuracy": 0.4, "b/bits": 3.0}},
+]
+
+
+@pytest.mark.parametrize(
+    "history",
+    [HISTORY, [], HISTORY[:1], HISTORY[1:2], [{"step": 10, "loss": float("nan")}], [{"step": 1, "held_out": {}}]],
+    ids=["both", "nothing", "losses", "scores", "not a number", "no scores"],
+)
+def test_any_history_gives_a_picture(tmp_path: Path, history: list[dict[str, Any]]):
+    draw_curves(history, tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.size == (1210, 440)
+        assert np.asarray(picture.convert("L")).std() > 1
+
+
+def test_the_lines_are_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    figures: list[Figure] = []
+    saved = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), saved(self, *a, **k)))
+    draw_curves(HISTORY, tmp_path / "curves.png")
+    losses, scores = figures[0].axes
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in losses.lines}
+    assert drawn["loss"] == [[10, 2.0], [20, 1.0]] and drawn["a/loss"] == [[10, 1.5], [20, 0.75]]
+    assert drawn["b/loss"][0] == [10, 0.5] and set(drawn) == {"loss", "a/loss", "b/loss"}
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in scores.lines}
+    assert drawn == {"a/accuracy": [[10, 0.2], [20, 0.4]], "b/bits": [[20, 3.0]]}
+
+
+def test_drawing_leaves_pyplot_alone(tmp_path: Path):
+    from matplotlib import pyplot
+
+    before = pyplot.get_fignums()
+    draw_curves(HISTORY, tmp_path / "curves.png")
+    assert pyplot.get_fignums() == before
