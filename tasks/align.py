@@ -16,7 +16,7 @@ from unitx.distributed import gather_rows
 from unitx.errors import BadItem, UnitxError
 from unitx.media import describe
 from unitx.registry import register_task
-from unitx.task import Task, TaskInfo, TaskLoss
+from unitx.task import Task, TaskInfo, TaskLoss, cell_parts
 from unitx.tokens import Example, Targets, Tokens, segment_mean
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Align(Task):
             concept = info.labels.index(name)
         else:
             keys = [_key(row.get(column)) for column in info.reads]
-        views = [replace(info, reads={column: modality}).parts(row) for column, modality in info.reads.items()]
+        views = [cell_parts(row.get(column), modality) for column, modality in info.reads.items()]
         return [Example(parts, (view, concept, keys)) for view, parts in enumerate(views) if parts]
 
     @classmethod

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from unitx import tables
 from unitx.errors import UnitxError
-from unitx.tables import TableSource, collect, frame_cells, modality_of, read_table
+from unitx.media import suffix_modality
+from unitx.tables import TableSource, collect, frame_cells, read_table
 
 CELL = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
 
@@ -190,4 +191,4 @@ def test_a_source_survives_pickling(tmp_path):
     [("A.JPG", "image"), ("x/y.flac", "audio"), ("m.mp4", "video"), ("t.txt", "text"), ("jpg", None)],
 )
 def test_modality_by_suffix(name, modality):
-    assert modality_of(name) == modality
+    assert suffix_modality(name) == modality

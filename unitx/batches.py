@@ -281,7 +281,8 @@ def data_loader(dataset: Dataset, order: Sequence[int] | None, workers: int | No
     if "fork" not in multiprocessing.get_all_start_methods() or os.name != "posix" or _is_mac():
         workers = 0
     elif workers is None:
-        workers = min(4, max(1, (os.cpu_count() or 1) // 2))
+        # A worker beside two busy cores slows each step by more than it takes off it.
+        workers = max(0, min(4, (os.cpu_count() or 1) // 2 - 1))
     settings = {"multiprocessing_context": "fork", "worker_init_fn": _start_worker} if workers else {}
     # A generator of its own: else every loader would draw from the global one, and a run that goes on would differ.
     own = torch.Generator()

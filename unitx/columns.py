@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from unitx.errors import UnitxError
+from unitx.media import MEDIA, suffix_modality
 from unitx.source import Source, Subset, labelled, labels_of, name_of, origin
-from unitx.tables import MEDIA, TableSource, modality_of
+from unitx.tables import TableSource
 
 USUAL_NAMES = {
     "image": {"image", "images", "img", "picture", "pictures", "photo", "photos"},
@@ -68,7 +69,7 @@ def _kind_of_cell(cell: Any) -> str:
     if isinstance(cell, dict):  # a file as `datasets` stores it
         return _kind_of_cell(cell.get("path"))
     if isinstance(cell, str | Path):
-        return modality_of(cell) or ""
+        return suffix_modality(cell) or ""
     return "image" if type(cell).__module__.startswith("PIL.") else ""
 
 
@@ -152,9 +153,9 @@ def _check_text(table: TableSource, column: str, items: list[Any]) -> None:
             f"{table.name}: the column '{column}' is read as text but holds {type(strange).__name__}: "
             f"say what it is, such as --reads '{column}:image'"
         )
-    paths = [item for item in items if modality_of(item) in MEDIA or _is_file(table, item)]
+    paths = [item for item in items if suffix_modality(item) in MEDIA or _is_file(table, item)]
     if len(paths) >= 0.9 * len(items):
-        kind = modality_of(paths[0])
+        kind = suffix_modality(paths[0])
         remedy = f"--reads '{column}:{kind}'" if kind in MEDIA else "put the text itself in the column"
         raise UnitxError(
             f"{table.name}: the column '{column}' is read as text but holds paths ('{paths[0]}'): {remedy}"
@@ -179,7 +180,7 @@ def _check_files(table: TableSource, column: str, modality: str, items: list[tup
         hint = "addresses are not fetched: download the files and name them by their paths"
     elif os.path.isfile(written):
         hint = f"paths are relative to {table.base}: write {os.path.relpath(Path(written).absolute(), table.base)}"
-    elif not any(modality_of(path) for _, path in missing):
+    elif not any(suffix_modality(path) for _, path in missing):
         hint = f"if the column holds text, --reads '{column}:text'; paths are relative to {table.base}"
     else:
         hint = f"paths are relative to {table.base}: correct them or move the files"

@@ -18,15 +18,14 @@ from unitx.columns import check_columns, guess_reads
 from unitx.errors import UnitxError
 from unitx.folders import read_folder, read_text_file
 from unitx.hub import DatasetSource, load_hub
+from unitx.media import SUFFIXES, suffix_modality
 from unitx.source import Source, Subset, labelled, labels_in, labels_of, origin
 from unitx.splits import split
 from unitx.tables import (
-    SUFFIXES,
     TABLES,
     TableSource,
     collect,
     frame_cells,
-    modality_of,
     read_table,
     table_cells,
 )
@@ -88,7 +87,7 @@ def _open_path(data: str | os.PathLike, reads: dict[str, str] | None, label: str
             return _open_file(path)
     except OSError as error:
         raise UnitxError(f"{error.filename or path} cannot be read: {error.strerror}") from error
-    known = path.suffix.lower() in TABLES or modality_of(path)
+    known = path.suffix.lower() in TABLES or suffix_modality(path)
     if not isinstance(data, str) or known or not HUB_NAME.fullmatch(name) or _near(path):
         raise _missing(path)
     return load_hub(name)
@@ -111,7 +110,7 @@ def _near(path: Path) -> Path | None:
 def _open_file(path: Path) -> Source:
     suffix = path.suffix.lower()
     if suffix not in TABLES and suffix not in SUFFIXES["text"]:
-        what = modality_of(path)
+        what = suffix_modality(path)
         hint = f"one {what} file is no data set; " if what else ""
         kinds = " ".join([*TABLES, *sorted(SUFFIXES["text"])])
         raise UnitxError(f"{path}: {hint}data are a folder, or a file that ends in one of {kinds}")

@@ -6,6 +6,8 @@ given; a long text or sound goes through in windows, whose results are averaged 
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unitx.errors import BadItem, UnitxError
-from unitx.media import describe, modality_of
+from unitx.media import MEDIA, describe, modality_of, suffix_modality
 from unitx.task import Answer, Task, TaskInfo
 from unitx.tokens import Prepared, Tokens, collate, pack
 
@@ -199,6 +201,12 @@ def _guess(model: Model, item: Any) -> str:
         return "text"
     if isinstance(item, Tensor) and item.ndim == 3:
         return "image"
+    if (
+        isinstance(item, str)
+        and suffix_modality(item) in MEDIA
+        and not (os.path.exists(item) or re.search(r"\s", item))
+    ):
+        raise BadItem(f"there is no file {item}; if it is a text, pass modality='text'")
     found = modality_of(item)
     if found is None:
         raise UnitxError(f"cannot tell what {describe(item)} is: pass modality= ({', '.join(model.modalities)})")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from unitx.errors import UnitxError
-from unitx.tables import MEDIA, SUFFIXES, TABLES, TableSource, collect, modality_of, not_utf8
+from unitx.media import MEDIA, SUFFIXES, suffix_modality
+from unitx.tables import TABLES, TableSource, collect, not_utf8
 
 SPLIT_FOLDERS = {"train", "training", "test", "val", "valid", "validation", "dev", "eval"}
 LONGEST, SHORTEST = 4_000, 2_000  # characters of a row of plain text
@@ -104,7 +105,7 @@ def scan(root: Path) -> tuple[dict[str, list[str]], Counter[str]]:
                     inode = _inode(entry.path)
                     if inode not in above:
                         stack.append((entry.path, f"{prefix}{entry.name}/", above | {inode}))
-                elif modality := modality_of(entry.name):
+                elif modality := suffix_modality(entry.name):
                     found.setdefault(modality, []).append(prefix + entry.name)
                 else:
                     left_out[os.path.splitext(entry.name)[1].lower() or "without suffix"] += 1

@@ -110,9 +110,12 @@ def _open_task(
     test = task.test if task.test is not None else recipe.test
     options = _options(recipe, task)
     multi = bool(options.get("multi_label"))
-    key = (repr(given) if isinstance(given, str | dict) else id(given), repr(test), str(reads), label, multi)
+    # One split for all tasks on the same data: what one of them is judged on, no other may learn from.
+    key = (repr(given) if isinstance(given, str | dict) else id(given), repr(test))
     if key not in opened:
         opened[key] = open_parts(given, test, reads, label, multi, recipe, facts)
+    else:
+        check_columns(opened[key][0], reads or guess_reads(opened[key][0], label), label, multi)
     train, held_out = opened[key]
     info = TaskInfo(name, task.kind, reads or guess_reads(train, label), label, [], task.weight, options)
     for modality in info.reads.values():

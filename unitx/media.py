@@ -29,15 +29,15 @@ IMAGE_SUFFIXES = _suffixes(
 )
 AUDIO_SUFFIXES = _suffixes("wav wave flac ogg oga opus mp3 mp2 m4a m4b aac wma aif aiff aifc au caf w64 amr ac3")
 VIDEO_SUFFIXES = _suffixes("mp4 m4v mkv webm mov avi mpg mpeg ogv wmv flv 3gp")
-TEXT_SUFFIXES = _suffixes("txt md")
-
-_SUFFIXES = {"image": IMAGE_SUFFIXES, "audio": AUDIO_SUFFIXES, "video": VIDEO_SUFFIXES, "text": TEXT_SUFFIXES}
+TEXT_SUFFIXES = _suffixes("txt text md rst tex py c h cpp hpp java js ts go rs rb sh html css")
+SUFFIXES = {"image": IMAGE_SUFFIXES, "audio": AUDIO_SUFFIXES, "video": VIDEO_SUFFIXES, "text": TEXT_SUFFIXES}
+MEDIA = ("image", "audio", "video")  # modalities whose items are files
 
 
 def suffix_modality(path: str | Path) -> str | None:
     """The modality that a path's suffix stands for, whether or not the file exists; None for an unknown suffix."""
     suffix = os.path.splitext(path)[1].lower()
-    return next((modality for modality, suffixes in _SUFFIXES.items() if suffix in suffixes), None)
+    return next((modality for modality, suffixes in SUFFIXES.items() if suffix in suffixes), None)
 
 
 def modality_of(item: Any) -> str | None:

@@ -22,27 +22,13 @@ import numpy as np
 import pyarrow as pa
 
 from unitx.errors import UnitxError
-from unitx.media import AUDIO_SUFFIXES, IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from unitx.media import MEDIA, suffix_modality
 
 Column: TypeAlias = pa.ChunkedArray | list[Any]
 
-PLAIN_TEXT = ".txt .text .md .rst .tex .py .c .h .cpp .hpp .java .js .ts .go .rs .rb .sh .html .css"
-SUFFIXES = {
-    "image": IMAGE_SUFFIXES,
-    "audio": AUDIO_SUFFIXES,
-    "video": VIDEO_SUFFIXES,
-    "text": frozenset(PLAIN_TEXT.split()),
-}
-MODALITY = {suffix: modality for modality, suffixes in SUFFIXES.items() for suffix in suffixes}
-MEDIA = ("image", "audio", "video")  # modalities whose cells are paths
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 SPLIT_FOLDERS = {"train", "training", "test", "val", "valid", "validation", "dev", "eval"}
 BATCH = 10_000  # rows held as Python objects before they are packed
-
-
-def modality_of(name: str | os.PathLike) -> str | None:
-    """The modality that a file's suffix says, None for any other file."""
-    return MODALITY.get(os.path.splitext(os.fspath(name))[1].lower())
 
 
 @dataclass
@@ -207,7 +193,7 @@ def _delimiter(path: Path) -> str:
 
 def _header(path: Path, cells: list[str]) -> list[str]:
     names = [cell.strip() or f"unnamed {place}" for place, cell in enumerate(cells, 1)]
-    media = next((name for name in names if modality_of(name) in MEDIA), None)
+    media = next((name for name in names if suffix_modality(name) in MEDIA), None)
     if media:
         raise UnitxError(f"{path} has no header line (it begins with '{media}'): add one that names the columns")
     _refuse_duplicates(names, str(path))

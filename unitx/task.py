@@ -42,12 +42,12 @@ class TaskInfo:
 
     def parts(self, row: dict[str, Any]) -> list[tuple[str, Any]]:
         """The (modality, item) pairs of a row, in order; a list in a cell gives several, an empty cell none."""
-        found = []
-        for column, modality in self.reads.items():
-            cell = row.get(column)
-            cells = cell if isinstance(cell, list) else [cell]
-            found += [(modality, item) for item in cells if item is not None]
-        return found
+        return [part for column, modality in self.reads.items() for part in cell_parts(row.get(column), modality)]
+
+
+def cell_parts(cell: Any, modality: str) -> list[tuple[str, Any]]:
+    """The (modality, item) pairs of one cell: several where it holds a list, none where it is empty."""
+    return [(modality, item) for item in (cell if isinstance(cell, list) else [cell]) if item is not None]
 
 
 class TaskLoss(NamedTuple):

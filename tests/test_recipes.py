@@ -1,0 +1,60 @@
+"""Every recipe that comes along, trained for a few steps on data of its kind."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+import unitx
+from unitx.recipe import shipped
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+    """Recipe → the fields that a user would give it."""
+    home = tmp_path_factory.mktemp("recipes")
+    rng = np.random.default_rng(0)
+    rows = []
+    for number, kind in enumerate(("low", "high")):
+        (home / "pictures" / kind).mkdir(parents=True)
+        (home / "sounds" / kind).mkdir(parents=True)
+        for i in range(8):
+            pixels = rng.integers(120 * number, 120 * number + 100, (24, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(home / "pictures" / kind / f"{i}.png")
+            wave = np.sin(2 * np.pi * (300 + 900 * number) * np.arange(4000) / 8000)
+            soundfile.write(home / "sounds" / kind / f"{i}.wav", wave, 8000)
+            rows.append({"image": f"pictures/{kind}/{i}.png", "text": f"this one is {kind}, number {i}", "label": kind})
+    table = home / "table.csv"
+    table.write_text("image,text,label\n" + "\n".join(f'{r["image"]},"{r["text"]}",{r["label"]}' for r in rows))
+    (home / "book.txt").write_text("\n".join(f"It was day {i}, and the {'sun' * (i % 3)} shone." for i in range(300)))
+    small_text = {"tokenizers.text.vocabulary": "bytes"}
+    return {
+        "classify": {"data": table, "reads": "image,text", "label": "label", **small_text},
+        "image-classify": {"data": home / "pictures", "size": "nano"},
+        "audio-classify": {"data": home / "sounds"},
+        "text-classify": {"data": table, **small_text},
+        "language-model": {"data": home / "book.txt", "tokenizers.text.vocabulary_size": 300},
+        "align": {"data": table, "reads": "image,text", **small_text},
+        "senses": {"data": {"world": "emoji", "concepts": 8, "languages": ["en"]}},
+        "digits": {},
+        "python-source": {"tokenizers.text.vocabulary_size": 300},
+    }
+
+
+@pytest.mark.parametrize("name", sorted(shipped()))
+def test_recipe_trains(name: str, data: dict[str, dict], tmp_path: Path) -> None:
+    given = {field: str(value) if isinstance(value, Path) else value for field, value in data[name].items()}
+    short = {"steps": 3, "batch_tokens": 256, "evaluations": 1, "model.depth": 1, "out": str(tmp_path / "run")}
+    if name == "python-source":
+        given["tokenizers.text.vocabulary"] = "bytes"
+        given.pop("tokenizers.text.vocabulary_size")
+        given["test"] = given.get("test") or {"world": "python", "part": "test"}
+    run = unitx.train(name, echo=False, **(given | short))
+    assert run.metrics
+    assert all(math.isfinite(value) for value in run.metrics.values())
+    assert shipped()[name]
