@@ -145,7 +145,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, data: str):
 
 
 def test_a_run_stopped_before_its_first_line_can_go_on(tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch):
-    from unitx.training import Trainer
+    from unitx.trainer import Trainer
 
     begun = Trainer._step
 

@@ -153,7 +153,7 @@ def test_nothing_to_train_of_the_backbone_gives_no_muon():
 
 def test_layer_decay_lowers_the_rate_towards_the_input():
     model = small_model(depth=3)
-    optimizers = build_optimizers(model, "muon", 0.01, 0.1, layer_decay=0.5)
+    optimizers = build_optimizers(model, "adamw", 0.01, 0.1, layer_decay=0.5)
     set_lr(optimizers, 0.8)
     names = {id(p): name for name, p in model.named_parameters()}
     rates = {names[id(p)]: g["lr"] for optimizer in optimizers for g in optimizer.param_groups for p in g["params"]}
@@ -163,6 +163,13 @@ def test_layer_decay_lowers_the_rate_towards_the_input():
             level = int(name.split(".")[2]) + 1
         assert rate == pytest.approx(0.8 * 0.5 ** (3 - level)), name
     assert {round(rate, 6) for rate in rates.values()} == {0.1, 0.2, 0.4, 0.8}
+
+
+def test_muon_takes_four_times_the_rate_of_adamw():
+    muon, adamw = build_optimizers(small_model(), "muon", 0.01, 0.1)
+    set_lr([muon, adamw], 0.5)
+    assert {group["lr"] for group in muon.param_groups} == {4 * 0.5}
+    assert {group["lr"] for group in adamw.param_groups} == {0.5}
 
 
 def test_the_schedule_rises_and_falls():

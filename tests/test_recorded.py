@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def test_digits_without_the_package(monkeypatch):
 
 def test_the_library_is_cut_by_files_and_holds_them_whole():
     texts = {part: python_library(part).column("text") for part in ("train", "test")}
-    module = open(json.__file__, encoding="utf-8").read()
+    module = Path(json.__file__).read_text("utf-8")
     together = "".join(texts["train"] + texts["test"])
     assert module in together
     assert sum(map(len, texts["train"])) > 5 * sum(map(len, texts["test"])) > 0

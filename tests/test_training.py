@@ -19,7 +19,7 @@ from unitx.checkpoint import checkpoints
 from unitx.errors import UnitxError
 from unitx.model import Model
 from unitx.recipe import Recipe, TaskRecipe
-from unitx.training import Trainer
+from unitx.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_the_best_model_is_kept(tmp_path: Path, photos: str, monkeypatch: pytest
         kept[value] = {name: p.detach().clone() for name, p in model.state_dict().items()}
         return {"accuracy": value}
 
-    monkeypatch.setattr("unitx.training.score", score)
+    monkeypatch.setattr("unitx.trainer.score", score)
     run = tiny_run("image-classify", tmp_path / "run", data=photos, steps=5, evaluations=5)
     assert run.metrics == {"image-classify/accuracy": 0.9}
     assert all(torch.equal(kept[0.9][name], value) for name, value in weights(run.folder / "model").items())
@@ -99,14 +99,14 @@ def test_the_best_model_is_kept(tmp_path: Path, photos: str, monkeypatch: pytest
 
 def test_a_first_score_that_is_no_number_is_beaten_by_any(tmp_path: Path, photos: str, monkeypatch: pytest.MonkeyPatch):
     told = iter([float("nan"), 0.4, 0.3])
-    monkeypatch.setattr("unitx.training.score", lambda *_: {"accuracy": next(told)})
+    monkeypatch.setattr("unitx.trainer.score", lambda *_: {"accuracy": next(told)})
     run = tiny_run("image-classify", tmp_path / "run", data=photos, steps=3, evaluations=3)
     assert run.metrics == {"image-classify/accuracy": 0.4}
 
 
 def test_lower_is_better_where_a_task_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     told = iter([3.0, 2.0, 2.5])
-    monkeypatch.setattr("unitx.training.score", lambda *_: {"bits_per_byte": next(told)})
+    monkeypatch.setattr("unitx.trainer.score", lambda *_: {"bits_per_byte": next(told)})
     data = [{"text": row["text"]} for row in text_rows(12)]
     recipe = Recipe(tasks={"write": TaskRecipe("next_token", reads="text")})
     run = tiny_run(recipe, tmp_path / "run", data=data, steps=3, evaluations=3)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from unitx.registry import import_plugin as import_plugin
     from unitx.registry import register_task as register_task
     from unitx.registry import register_tokenizer as register_tokenizer
-    from unitx.training import Run as Run
+    from unitx.trainer import Run as Run
     from unitx.training import finetune as finetune
     from unitx.training import resume as resume
     from unitx.training import train as train
@@ -32,7 +32,7 @@ _HOMES = {
     "Index": "index",
     "Model": "model",
     "Recipe": "recipe",
-    "Run": "training",
+    "Run": "trainer",
     "finetune": "training",
     "import_plugin": "registry",
     "loader": "batches",

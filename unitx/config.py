@@ -55,9 +55,9 @@ class Size:
 
 # Widths, depths and heads are those of ViT (Dosovitskiy et al. 2020; Touvron et al. 2021 for tiny) from tiny upwards.
 SIZES = {
-    "nano": Size(dim=128, depth=4, heads=4, lr=3e-3, batch_tokens=4_096),
-    "tiny": Size(dim=192, depth=12, heads=3, lr=2e-3, batch_tokens=8_192),
-    "small": Size(dim=384, depth=12, heads=6, lr=1e-3, batch_tokens=16_384),
-    "base": Size(dim=768, depth=12, heads=12, lr=6e-4, batch_tokens=65_536),
-    "large": Size(dim=1024, depth=24, heads=16, lr=3e-4, batch_tokens=131_072),
+    "nano": Size(dim=128, depth=4, heads=4, lr=6e-3, batch_tokens=2_048),
+    "tiny": Size(dim=192, depth=12, heads=3, lr=4e-3, batch_tokens=8_192),
+    "small": Size(dim=384, depth=12, heads=6, lr=2e-3, batch_tokens=16_384),
+    "base": Size(dim=768, depth=12, heads=12, lr=1e-3, batch_tokens=65_536),
+    "large": Size(dim=1024, depth=24, heads=16, lr=5e-4, batch_tokens=131_072),
 }

@@ -207,8 +207,11 @@ class Model(nn.Module):
             config["adapters"] = {"frozen": self.frozen}
         config["tasks"] = [{**asdict(h.info), "file": TASKS.file_of(h.info.kind)} for h in self.heads.values()]
         weights = {name: _stored(value, dtype) for name, value in self.state_dict().items()}
-        save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
-        (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        # Written beside and put in place, so that a crash leaves the model that was there before.
+        save_file(weights, folder / f".{WEIGHTS}", metadata={"format": "pt"})
+        (folder / f".{CONFIG}").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        for name in (WEIGHTS, CONFIG):
+            (folder / f".{name}").replace(folder / name)
         return folder
 
     @classmethod

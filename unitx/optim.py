@@ -13,12 +13,14 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from unitx.model import Model
 
+MUON_RATE = 4.0  # Muon's learning rate in multiples of AdamW's: one peak rate is given for both
+
 
 class Muon(torch.optim.Optimizer):
     """Momentum whose matrices are orthogonalised before they are applied (Jordan et al. 2024).
 
-    The update is scaled by 0.2 · sqrt(max(rows, columns)), so that its entries are as large as AdamW's and one learning
-    rate serves both (Liu et al. 2025). Matrices of one shape go through the iteration as one batch.
+    The update is scaled by 0.2 · sqrt(max(rows, columns)), so that its entries are about as large as AdamW's (Liu et
+    al. 2025). Matrices of one shape go through the iteration as one batch.
 
     Args:
         splits: parameter → the row counts of the matrices that are stacked in it (query, key and value), which are
@@ -99,7 +101,7 @@ def build_optimizers(
             continue
         scale = layer_decay ** (depth - _level(name, depth))
         if kind == "muon" and name.startswith("backbone.blocks.") and p.ndim == 2:
-            hidden[scale].append(p)
+            hidden[MUON_RATE * scale].append(p)
             if name.endswith("qkv.weight"):
                 attention = model.get_submodule(name.rsplit(".", 2)[0])
                 splits[p] = [heads * attention.head_dim for heads in attention.heads]

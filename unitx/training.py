@@ -1,67 +1,21 @@
-"""The loop: steps, evaluations, checkpoints, and a run's folder that tells what happened.
-
-runs/flowers/  recipe.yaml  model/ (the best)  checkpoints/step-N/ (the last)  metrics.jsonl  curves.png
-"""
+"""Training a model, training it further, and going on with a run."""
 
 from __future__ import annotations
 
-import json
-import math
-import signal
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor
+import yaml
 
-from unitx.augment import Augment
-from unitx.batches import Notes, Step, Steps, data_loader
-from unitx.checkpoint import Progress, checkpoints, load_progress, load_training_state, save_checkpoint
+from unitx.checkpoint import checkpoints
 from unitx.errors import UnitxError
-from unitx.evaluation import score
-from unitx.job import Job, build_job
-from unitx.lora import has_lora, merge_lora
+from unitx.finetuning import prepare_base
+from unitx.job import build_job
 from unitx.model import Model
-from unitx.optim import build_optimizers, schedule, set_lr
-from unitx.plots import draw_curves
-from unitx.precision import DTYPES, choose_precision
-from unitx.progress import Reporter
-from unitx.recipe import Recipe, load_recipe, save_recipe, update
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-DEFAULT_MINUTES = 10.0
-SMALL = 5_000  # rows below which training from nothing is worth a word
-
-
-@dataclass
-class Run:
-    """What a run leaves behind.
-
-    Attributes:
-        folder: recipe.yaml, model/, checkpoints/, metrics.jsonl, curves.png.
-        model: the best one, by the mean of the tasks' headline scores on the held-out rows.
-        metrics: its scores, "task/metric".
-        history: the lines of metrics.jsonl.
-    """
-
-    folder: Path
-    model: Model
-    metrics: dict[str, float]
-    history: list[dict[str, Any]] = field(repr=False)
-
-    def _repr_html_(self) -> str:
-        import base64
-
-        picture = base64.b64encode((self.folder / "curves.png").read_bytes()).decode()
-        rows = "".join(f"<tr><td>{name}</td><td>{value:.4g}</td></tr>" for name, value in self.metrics.items())
-        return f'<p>{self.folder}</p><table>{rows}</table><img src="data:image/png;base64,{picture}" width="640">'
+from unitx.recipe import Recipe, load_recipe, update
+from unitx.registry import import_plugin
+from unitx.trainer import Run, Trainer
 
 
 def train(recipe: str | Path | Recipe, *, echo: bool = True, **given: Any) -> Run:
@@ -78,7 +32,7 @@ def train(recipe: str | Path | Recipe, *, echo: bool = True, **given: Any) -> Ru
     chosen = update(load_recipe(recipe), **given)
     folder = _new_folder(chosen, str(recipe) if isinstance(recipe, str | Path) else "run")
     torch.manual_seed(chosen.seed)
-    return fit(build_job(chosen), folder, echo=echo)
+    return Trainer(build_job(chosen), folder, echo).run()
 
 
 def finetune(model: str | Path | Model, recipe: str | Path | Recipe, *, echo: bool = True, **given: Any) -> Run:
@@ -92,13 +46,9 @@ def finetune(model: str | Path | Model, recipe: str | Path | Recipe, *, echo: bo
         model: a `Model`, a folder, the name of one that comes along ("senses"), or a hub id.
         recipe, echo, given: as for `train`.
     """
-    from unitx.finetuning import prepare_base
-
     chosen = update(load_recipe(recipe), **given)
     folder = _new_folder(chosen, str(recipe) if isinstance(recipe, str | Path) else "run")
     for plugin in chosen.plugins:
-        from unitx.registry import import_plugin
-
         import_plugin(plugin)
     if isinstance(model, Model):
         model = model.save_pretrained(folder / "base")  # a copy trains, and the run can go on
@@ -106,7 +56,7 @@ def finetune(model: str | Path | Model, recipe: str | Path | Recipe, *, echo: bo
     torch.manual_seed(chosen.seed)
     job = prepare_base(chosen, base)
     job.resolved["base"] = str(model)
-    return fit(job, folder, echo=echo)
+    return Trainer(job, folder, echo).run()
 
 
 def resume(folder: str | Path, *, echo: bool = True) -> Run:
@@ -115,8 +65,6 @@ def resume(folder: str | Path, *, echo: bool = True) -> Run:
     Raises:
         UnitxError: the folder holds no run, or no checkpoint.
     """
-    from unitx.finetuning import prepare_base
-
     folder = Path(folder)
     if not (folder / "recipe.yaml").is_file():
         raise UnitxError(f"{folder} holds no run: it has no recipe.yaml")
@@ -129,12 +77,10 @@ def resume(folder: str | Path, *, echo: bool = True) -> Run:
     base = Model.from_pretrained(resolved["base"]) if "base" in resolved else None
     job = prepare_base(recipe, base) if base else build_job(recipe)
     job.resolved |= resolved
-    return fit(job, folder, echo=echo, checkpoint=saved[-1])
+    return Trainer(job, folder, echo, saved[-1]).run()
 
 
 def _resolved(folder: Path) -> dict[str, Any]:
-    import yaml
-
     return yaml.safe_load((folder / "recipe.yaml").read_text("utf-8")).get("resolved") or {}
 
 
@@ -145,306 +91,3 @@ def _new_folder(recipe: Recipe, name: str) -> Path:
     if (folder / "recipe.yaml").exists():
         raise UnitxError(f"{folder} already holds a run: go on with --resume {folder}, or name another with --out")
     return folder
-
-
-def fit(job: Job, folder: Path, *, echo: bool = True, checkpoint: Path | None = None) -> Run:
-    """Run the loop and write the folder; `checkpoint` says where to go on from."""
-    return Trainer(job, folder, echo, checkpoint).run()
-
-
-class Trainer:
-    """One run. Its state is the model, the optimizers and a `Progress`; the data follow from the step's number."""
-
-    def __init__(self, job: Job, folder: Path, echo: bool, checkpoint: Path | None):
-        self.job, self.recipe, self.folder = job, job.recipe, folder
-        recipe = job.recipe
-        self.accelerator = _accelerator(recipe.tracker, folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.main = self.accelerator.is_main_process
-        for feed in job.feeds:  # a process without any row would leave the others waiting for its gradients
-            feed.rows = max(feed.rows, self.accelerator.num_processes)
-        self.model = job.model
-        self.progress = Progress()
-        if checkpoint:
-            self.progress = load_progress(checkpoint)
-            self.model.load_state_dict(_weights(checkpoint))
-            self._rewind()
-        self.report = Reporter(echo and self.main)
-        self._choose_precision()
-        self.steps = self._length()
-        optimizers = build_optimizers(
-            self.model, recipe.optimizer, job.resolved["lr"], recipe.weight_decay, recipe.layer_decay,
-            DTYPES[job.resolved["precision"]],
-        )  # fmt: skip
-        prepared = self.accelerator.prepare(self.model, *optimizers)
-        self.wrapped, self.optimizers = prepared[0], list(prepared[1:])
-        if checkpoint:
-            load_training_state(checkpoint, self.model, [o.optimizer for o in self.optimizers])
-        self.clock = torch.zeros(1).share_memory_()  # the share of the run that is done, for the loader's workers
-        self.notes = Notes()
-        self.stop = False
-
-    def _choose_precision(self) -> None:
-        resolved = self.job.resolved
-        if "precision" not in resolved:
-            name, why = choose_precision(self.recipe.precision, self.accelerator.device, self.model.backbone.config.dim)
-            resolved["precision"], resolved["precision_why"] = name, why
-        self.model.compute_dtype = DTYPES[resolved["precision"]]
-
-    def _length(self) -> int | None:
-        """The run's number of steps; None where the clock decides."""
-        recipe = self.recipe
-        if recipe.steps is not None:
-            return recipe.steps
-        if recipe.epochs is not None:
-            return math.ceil(recipe.epochs * max(len(f.source) / f.rows for f in self.job.feeds))
-        return None
-
-    @property
-    def done(self) -> float:
-        """The share of the run that is over, in [0, 1]."""
-        if self.steps is not None:
-            return min(1.0, self.progress.step / self.steps)
-        return min(1.0, self.progress.seconds / (60 * (self.recipe.minutes or DEFAULT_MINUTES)))
-
-    def run(self) -> Run:
-        recipe, report = self.recipe, self.report
-        self._announce()
-        save_recipe(self.folder / "recipe.yaml", recipe, self.job.resolved)
-        if recipe.tracker:
-            self.accelerator.init_trackers("unitx")
-        next_evaluation = self._next_evaluation()
-        report.start(self.steps, None if self.steps else 60 * (recipe.minutes or DEFAULT_MINUTES), self.progress)
-        self.wrapped.train()
-        with _on_interrupt(self._ask_to_stop):
-            for batches, notes in self._batches():
-                started = time.monotonic()
-                metrics = self._step(batches)
-                self.progress.step += 1
-                self.progress.seconds += time.monotonic() - started + self.waited
-                self.clock.fill_(self.done)
-                self._log_step(metrics, notes)
-                if self.done >= next_evaluation or self.done >= 1:
-                    self._evaluate()
-                    next_evaluation = self._next_evaluation()
-                if self.stop or self.done >= 1 or self._checkpoint_due():
-                    self._checkpoint()
-                if self.stop or self.done >= 1:
-                    break
-        return self._finish()
-
-    def _batches(self) -> Iterator[Step]:
-        """What each step sees from where the run stands; `waited` is the time that the loop stood still."""
-        recipe = self.recipe
-        steps = Steps(
-            self.job.preparer, self.job.feeds,
-            progress=self.clock if self.steps is None else self.steps,
-            augment=Augment(recipe.augment), seed=recipe.seed, accumulate=recipe.accumulate,
-            rank=self.accelerator.process_index, world=self.accelerator.num_processes,
-        )  # fmt: skip
-        order = range(self.progress.step, self.steps if self.steps is not None else 10**9)
-        source = iter(data_loader(steps, order, recipe.workers))
-        while self.done < 1:
-            started = time.monotonic()
-            try:
-                step = next(source)
-            except StopIteration:
-                return
-            self.waited = time.monotonic() - started
-            yield step
-
-    def _step(self, batches: list) -> dict[str, float]:
-        """One optimizer step over all micro-batches; returns the step's metrics.
-
-        Each task's sum is divided by its count over all micro-batches and processes: the mean of micro-batch means
-        would weigh items by how they happened to be grouped.
-        """
-        set_lr(self.optimizers, self.job.resolved["lr"] * schedule(self.done, self.recipe.warmup))
-        counts = self._global_counts(batches)
-        metrics: dict[str, float] = {}
-        for i, batch in enumerate(batches):
-            last = i == len(batches) - 1
-            with self.accelerator.no_sync(self.wrapped) if not last else _nothing():
-                loss, found = self.wrapped(batch.to(self.accelerator.device), counts)
-                self.accelerator.backward(loss)
-            metrics["loss"] = metrics.get("loss", 0.0) + float(loss.detach())
-            for name, value in found.items():
-                share = batch.targets[name.split("/")[0]].count / sum(
-                    b.targets[name.split("/")[0]].count for b in batches if name.split("/")[0] in b.targets
-                )
-                metrics[name] = metrics.get(name, 0.0) + float(value) * share
-        if not math.isfinite(metrics.get("loss", 0.0)):
-            raise UnitxError(f"the loss is not finite at step {self.progress.step}: train with a lower --lr")
-        if batches:
-            self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.recipe.clip)
-            for optimizer in self.optimizers:
-                optimizer.step()
-                optimizer.zero_grad()
-        return metrics
-
-    def _global_counts(self, batches: list) -> dict[str, float]:
-        names = [feed.info.name for feed in self.job.feeds]
-        mine = torch.tensor([float(sum(b.targets[n].count for b in batches if n in b.targets)) for n in names])
-        total: Tensor = self.accelerator.reduce(mine.to(self.accelerator.device), "sum")
-        # Data-parallel training averages the gradients of its processes; what is wanted is their sum.
-        return dict(zip(names, (total / self.accelerator.num_processes).tolist(), strict=True))
-
-    def _log_step(self, metrics: dict[str, float], notes: Notes) -> None:
-        self.notes.add(notes)
-        self.progress.items += notes.items
-        self.progress.skipped += len(notes.skipped)
-        self.report.step(self.progress, self.done, metrics, notes)
-        if self.progress.step % 10 == 0 or self.done >= 1:
-            self._write({"step": self.progress.step, "seconds": round(self.progress.seconds, 3), **metrics})
-
-    def _next_evaluation(self) -> float:
-        """The share of the run at which the held-out rows are scored next."""
-        count = max(1, self.recipe.evaluations)
-        return (math.floor(self.done * count + 1e-9) + 1) / count
-
-    def _evaluate(self) -> None:
-        """Score every task on its held-out rows; keep the model when their mean is the best so far."""
-        scores, headlines = {}, []
-        for feed in self.job.held_out:
-            head = self.model.head(feed.info.name)
-            found = score(self.model, self.job.preparer, feed, self.recipe.seed) if len(feed.source) else {}
-            scores |= {f"{feed.info.name}/{metric}": value for metric, value in found.items()}
-            if head.headline in found:
-                headlines.append(-found[head.headline] if head.lower_is_better else found[head.headline])
-        mean = sum(headlines) / len(headlines) if headlines else None
-        self.report.scores(self.progress, scores)
-        self._write({"step": self.progress.step, "held_out": scores})
-        # Without held-out rows the last model is the one to keep.
-        best = self.progress.best
-        if mean is None or best is None or math.isnan(best) or mean >= best:
-            self.progress.best = mean
-            if self.main:
-                self.model.save_pretrained(self.folder / "model")
-                (self.folder / "model" / "scores.json").write_text(json.dumps(scores, indent=2), "utf-8")
-
-    def _checkpoint_due(self) -> bool:
-        every = self.recipe.checkpoint_every
-        return bool(every) and self.progress.step % every == 0
-
-    def _checkpoint(self) -> None:
-        if self.main:
-            optimizers = [o.optimizer for o in self.optimizers]
-            save_checkpoint(self.folder / "checkpoints", self.model, optimizers, self.progress)
-
-    def _write(self, line: dict[str, Any]) -> None:
-        if self.main:
-            with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        if self.recipe.tracker:
-            flat = line.get("held_out", line)
-            self.accelerator.log({k: v for k, v in flat.items() if isinstance(v, float)}, step=self.progress.step)
-
-    def _history(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; none where a run was stopped before its first."""
-        file = self.folder / "metrics.jsonl"
-        return [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.exists() else []
-
-    def _rewind(self) -> None:
-        """Take back the lines of steps that come again: those after the checkpoint."""
-        history = self._history()
-        if self.main and history:
-            kept = [json.dumps(line, ensure_ascii=False) for line in history if line["step"] <= self.progress.step]
-            (self.folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in kept), "utf-8")
-
-    def _announce(self) -> None:
-        job, say = self.job, self.report.say
-        for fact in job.facts:
-            say(fact)
-        shape = job.model.backbone.config
-        say(
-            f"{job.resolved['parameters'] / 1e6:.2f} M parameters: width {shape.dim}, depth {shape.depth}, "
-            f"{shape.heads} heads; numbers in {job.resolved.get('precision_why', job.resolved['precision'])}"
-        )
-        rows = ", ".join(f"{feed.rows} of {len(feed.source)} rows for {feed.info.name}" for feed in job.feeds)
-        say(f"a step takes {rows}")
-        small = [f for f in job.feeds if len(f.source) < SMALL and f.info.kind == "classify"]
-        if small and "base" not in job.resolved:
-            say(
-                f"{len(small[0].source)} rows are few to learn from nothing: "
-                f"`unitx finetune senses …` with the same arguments starts from a trained backbone"
-            )
-
-    def _ask_to_stop(self) -> None:
-        self.stop = True
-        self.report.say("stopping after this step (once more to stop at once)")
-
-    def _finish(self) -> Run:
-        self.report.close()
-        if not (self.folder / "model").is_dir() and self.main:
-            self.model.save_pretrained(self.folder / "model")
-        history = self._history()
-        draw_curves(history, self.folder / "curves.png")
-        self._report_items()
-        if self.recipe.tracker:
-            self.accelerator.end_training()
-        if self.stop:
-            self.report.say(f"stopped at step {self.progress.step}; go on with: unitx train --resume {self.folder}")
-        best = Model.from_pretrained(self.folder, self.accelerator.device)
-        if has_lora(best.backbone) and not best.frozen:
-            merge_lora(best.backbone)
-            best.save_pretrained(self.folder / "model")
-        scores = self.folder / "model" / "scores.json"
-        metrics = json.loads(scores.read_text("utf-8")) if scores.is_file() else {}
-        return Run(self.folder, best, metrics, history)
-
-    def _report_items(self) -> None:
-        if self.notes.skipped:
-            distinct = sorted(set(self.notes.skipped))
-            (self.folder / "skipped.txt").write_text("\n".join(distinct) + "\n", "utf-8")
-            self.report.say(
-                f"{len(distinct)} items could not be read and were left out (all in {self.folder / 'skipped.txt'}); "
-                f"the first: {distinct[0]}"
-            )
-        for modality, count in sorted(self.notes.shortened.items()):
-            self.report.say(f"{count} {modality} items were longer than max_tokens: a random part of each was used")
-
-
-def _accelerator(tracker: str | None, folder: Path) -> Accelerator:
-    import warnings
-
-    from accelerate import Accelerator
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns of a tracker that is not installed; here that is an error
-            accelerator = Accelerator(mixed_precision="no", log_with=tracker, project_dir=str(folder))
-    except ValueError as error:
-        raise UnitxError(f"--tracker {tracker}: {' '.join(str(error).split())}") from error
-    if tracker and not accelerator.log_with:
-        raise UnitxError(f"--tracker {tracker} is not installed: pip install {tracker}")
-    return accelerator
-
-
-def _weights(checkpoint: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    return load_file(checkpoint / "model.safetensors")
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
-
-
-@contextmanager
-def _on_interrupt(callback: Any) -> Iterator[None]:
-    """Call back on the first Ctrl-C, so that a step is finished and saved; a second one interrupts as usual."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def handle(*_: Any) -> None:
-        signal.signal(signal.SIGINT, before)
-        callback()
-
-    signal.signal(signal.SIGINT, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
