@@ -7,7 +7,7 @@ demo: .venv/demo
 	$(BIN)/unitx demo
 
 test: .venv/test
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: .venv/test
 	$(BIN)/pip install -q ruff mypy && $(BIN)/ruff check . && $(BIN)/mypy

@@ -119,9 +119,9 @@ def test_folders_that_cannot_be_meant(tmp_path, names, reads, says):
 
 def test_reads_chooses_among_several_kinds(tmp_path):
     touch(tmp_path, "a.jpg", "b.wav", "c.mp4", "d.txt")
-    for kind, name in {"image": "a.jpg", "audio": "b.wav", "text": "d.txt"}.items():
+    for kind, names in {"image": ["a.jpg"], "audio": ["b.wav", "c.mp4"], "text": ["d.txt"]}.items():
         source = read_folder(tmp_path, {kind: kind}, None)
-        assert source.column("file" if kind == "text" else kind) == [name]
+        assert source.column("file" if kind == "text" else kind) == names  # a video is its sound
     sound = read_folder(tmp_path, {"video": "audio"}, None)
     assert sound.row(0) == {"video": tmp_path / "c.mp4"} and sound.reads == {"video": "audio"}
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from small_data import TINY, captioned, colour_folder, text_rows, tone_folder, write_csv
 
+from unitx.config import SIZES
 from unitx.errors import UnitxError
 from unitx.job import build_job
 from unitx.recipe import Recipe, TaskRecipe, load_recipe, update
@@ -111,7 +112,7 @@ def test_a_job_knows_its_data(data: dict[str, str]):
     trained = {row for row in map(str, feed.source.column("image"))}
     assert trained.isdisjoint(map(str, held.source.column("image")))
     assert any("held out 3 of 12" in fact for fact in job.facts)
-    assert job.resolved["lr"] == 2e-3 and job.resolved["batch_tokens"] == 128
+    assert job.resolved["lr"] == SIZES["tiny"].lr and job.resolved["batch_tokens"] == 128
     assert job.resolved["rows_a_step"] == {"image-classify": 32}
 
 

@@ -32,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UnitxError as error:
         print(f"unitx: error: {error}", file=sys.stderr)
         return USER_MISTAKE
+    except PermissionError as error:
+        print(f"unitx: error: {error.filename}: {error.strerror}; choose another place with --out", file=sys.stderr)
+        return USER_MISTAKE
     except KeyboardInterrupt:
         print("unitx: interrupted", file=sys.stderr)
         return 130

@@ -61,3 +61,8 @@ SIZES = {
     "base": Size(dim=768, depth=12, heads=12, lr=1e-3, batch_tokens=65_536),
     "large": Size(dim=1024, depth=24, heads=16, lr=5e-4, batch_tokens=131_072),
 }
+
+
+def size_of(dim: int) -> Size:
+    """The setting of the dial for a backbone of this width: the largest that is not wider, or the smallest."""
+    return next((size for size in reversed(SIZES.values()) if size.dim <= dim), SIZES["nano"])

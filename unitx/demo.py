@@ -50,6 +50,7 @@ def demo(out: str | Path = "runs/demo", *, minutes: float = 4.0, seed: int = 0) 
     else:
         model = _train(folder, minutes, seed)
     world = _world(folder)
+    (folder / "concepts.json").write_text(json.dumps(world.concepts_json(), ensure_ascii=False, indent=1), "utf-8")
     print("\nWhat it learned, on pictures and voices that it has never seen or heard:\n")
     shown = show(model, world)
     table = recalls(shown)
@@ -69,9 +70,7 @@ def _train(folder: Path, minutes: float, seed: int) -> Model:
         f"Pictures are drawn anew each time, names are written in {languages}, and spoken by espeak-ng's voices.\n"
         f"It trains for {minutes:g} minutes; nothing is downloaded. {ATTRIBUTION}\n"
     )
-    model = train(recipe).model
-    (folder / "concepts.json").write_text(json.dumps(world.concepts_json(), ensure_ascii=False, indent=1), "utf-8")
-    return model
+    return train(recipe).model
 
 
 def _world(folder: Path) -> EmojiWorld:

@@ -61,7 +61,7 @@ def embed(
         UnitxError: a modality that the model does not read.
     """
     align = next((head for head in reversed(model.heads.values()) if head.info.kind == "align"), None)
-    sequences = [_parts(model, item, modality) for item in _as_list(items)]
+    sequences = _sequences(model, items, modality)
 
     def compute(tokens: Tokens) -> Tensor:
         return align.embed(tokens) if align is not None else tokens.mean()
@@ -88,7 +88,7 @@ def hidden_states(
     Besides all that `embed` takes, a 1-D integer tensor counts as text ids and a float tensor (3, height, width) as
     pixel values already normalised. With `on_error="skip"` what cannot be read gives (0, dim).
     """
-    sequences = [_parts(model, item, modality) for item in _as_list(items)]
+    sequences = _sequences(model, items, modality)
     found: list[dict[int, Tensor]] = [{} for _ in sequences]
     for tokens, owners, places in _batches(model, sequences, batch_tokens, show_progress, on_error):
         for item, place, states in zip(owners, places, tokens.to_list(), strict=True):
@@ -164,7 +164,9 @@ def predicting_task(model: Model) -> str:
 
 def _task_sequences(model: Model, info: TaskInfo, items: Iterable[Any]) -> list[list[tuple[str, Any]]]:
     """What the task reads of each item; `align` reads its columns apart, so any one of its modalities will do."""
-    return [_parts(model, i, None) if info.kind == "align" else _task_parts(info, i) for i in _as_list(items)]
+    if info.kind == "align":
+        return _sequences(model, items, None)
+    return [_task_parts(info, item) for item in _as_list(items)]
 
 
 def _task_outputs(
@@ -180,6 +182,18 @@ def _as_list(items: Iterable[Any]) -> list[Any]:
     if isinstance(items, str | bytes | dict) or not isinstance(items, Iterable):
         raise UnitxError(f"give a list of items, not one: [{describe(items)}]")
     return list(items)
+
+
+def _sequences(model: Model, items: Iterable[Any], modality: str | None) -> list[list[tuple[str, Any]] | BadItem]:
+    """The parts of each item, or what is wrong with it, to be raised or skipped when its turn comes."""
+
+    def of(item: Any) -> list[tuple[str, Any]] | BadItem:
+        try:
+            return _parts(model, item, modality)
+        except BadItem as error:
+            return error
+
+    return [of(item) for item in _as_list(items)]
 
 
 def _parts(model: Model, item: Any, modality: str | None) -> list[tuple[str, Any]]:
@@ -287,7 +301,9 @@ def _read(
 
     processors = model.processors
 
-    def windows(parts: list[tuple[str, Any]]) -> list[Prepared] | BadItem:
+    def windows(parts: list[tuple[str, Any]] | BadItem) -> list[Prepared] | BadItem:
+        if isinstance(parts, BadItem):
+            return parts
         try:
             features = [(m, processors[m].features(processors[m].read(item))) for m, item in parts]
         except BadItem as error:

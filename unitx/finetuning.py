@@ -15,6 +15,9 @@ def prepare_base(recipe: Recipe, base: Model) -> Job:
     Raises:
         UnitxError: a modality to freeze that the model does not read, or a `tune` that would change what it gives.
     """
+    shape = [name for name, value in vars(recipe.model).items() if value is not None]
+    if shape:
+        raise UnitxError(f"model.{shape[0]} is of new models: a trained backbone keeps its shape")
     frozen = [name.strip() for name in recipe.freeze.split(",") if name.strip()]
     for modality in frozen:
         if modality not in base.tokenizers:

@@ -67,6 +67,8 @@ def read_folder(root: Path, reads: dict[str, str] | None, label: str | None) -> 
         UnitxError: nothing readable, several kinds of media, or folders that look like a train and a test part.
     """
     found, left_out = scan(root)
+    if "audio" in (reads or {}) and "video" in found:  # where sound is wanted, a video is its sound
+        found["audio"] = found.get("audio", []) + found.pop("video")
     kind = _kind(root, found, left_out, reads)
     left_out.update({f"{name} files": len(paths) for name, paths in found.items() if name != kind})
     paths = sorted(found[kind])

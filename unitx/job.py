@@ -6,20 +6,23 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from unitx.batches import Feed, Preparer, plan_rows
-from unitx.data import Source, check_columns, guess_reads, open_source, parse_reads, split
+from unitx.config import SIZES, size_of
+from unitx.data import Source, Subset, check_columns, guess_reads, open_source, parse_reads, split
 from unitx.errors import BadItem, UnitxError
 from unitx.model import Model
-from unitx.recipe import SIZES, Recipe, TaskRecipe, backbone_config, check
+from unitx.recipe import Recipe, TaskRecipe, backbone_config, check
 from unitx.registry import TASKS, TOKENIZERS, import_plugin
 from unitx.task import TaskInfo
 from unitx.tokenizer import Processor
 from unitx.worlds.emoji import EmojiWorld
 
+FINETUNE_RATE = 0.3  # of the rate for new models, where all of a trained one moves
 SPM_TEXTS = 200_000  # texts that a sentencepiece vocabulary is trained on, at most
 
 
@@ -56,22 +59,22 @@ def build_job(recipe: Recipe, base: Model | None = None) -> Job:
     for plugin in recipe.plugins:
         import_plugin(plugin)
     facts: list[str] = []
-    opened: dict[Any, tuple[Source, Source]] = {}
+    shared = Shared({}, {}, facts)
     feeds, held_out = [], []
     for name, task in recipe.tasks.items():
-        train, test, info = _open_task(recipe, name, task, opened, facts)
+        train, test, info = _open_task(recipe, name, task, shared)
         feeds.append(Feed(info, train))
         held_out.append(Feed(info, test))
-    processors = {m: p for m, p in base.processors.items()} if base else {}
-    for modality in sorted({m for feed in feeds for m in feed.info.reads.values()} - set(processors)):
-        processors[modality] = _new_processor(recipe, modality, feeds)
+    processors = _processors(recipe, feeds, base, facts)
     infos = [feed.info for feed in feeds]
-    model = Model(backbone_config(recipe), processors, infos) if base is None else _extended(base, processors, infos)
+    model = (
+        Model(backbone_config(recipe), processors, infos) if base is None else _extended(base, processors, infos, facts)
+    )
     preparer = Preparer(model.processors)
-    size = SIZES[recipe.size]
+    size = SIZES[recipe.size] if base is None else size_of(model.backbone.config.dim)
     resolved = {
         "batch_tokens": recipe.batch_tokens or size.batch_tokens,
-        "lr": recipe.lr or size.lr,
+        "lr": recipe.lr or size.lr * (FINETUNE_RATE if base is not None and recipe.tune == "all" else 1.0),
         "parameters": sum(p.numel() for p in model.parameters()),
         "backbone": model.backbone.config.__dict__ | {},
         "reads": {feed.info.name: feed.info.reads for feed in feeds},
@@ -80,26 +83,45 @@ def build_job(recipe: Recipe, base: Model | None = None) -> Job:
     plan_rows(preparer, feeds, resolved["batch_tokens"], recipe.seed)
     for feed, test in zip(feeds, held_out, strict=True):
         test.rows = max(1, min(feed.rows, len(test.source) or 1))
+    resolved["facts"] = facts
     resolved["rows_a_step"] = {feed.info.name: feed.rows for feed in feeds}
     return Job(recipe, model, preparer, feeds, held_out, facts, resolved)
 
 
-def _extended(base: Model, processors: dict[str, Processor], infos: list[TaskInfo]) -> Model:
+def _extended(base: Model, processors: dict[str, Processor], infos: list[TaskInfo], facts: list[str]) -> Model:
     """A trained model with new tokenizers and heads; a head that already answers the same question goes on."""
     for modality in sorted(set(processors) - set(base.tokenizers)):
         base.add_tokenizer(modality, processors[modality])
     for info in infos:
-        old = base.heads[info.name].info if info.name in base.heads else None
-        if old is not None and (old.kind, old.labels, old.options) == (info.kind, info.labels, info.options):
-            base.heads[info.name].info = info
+        old = dict(base.heads.items()).get(info.name)
+        base.add_task(info)
+        if old is None:
+            continue
+        new, known = base.heads[info.name], old.state_dict()
+        same = old.info.kind == info.kind and old.info.labels == info.labels
+        if same and {n: v.shape for n, v in new.state_dict().items()} == {n: v.shape for n, v in known.items()}:
+            new.load_state_dict(known)
         else:
-            base.add_task(info)
+            facts.append(f"the model's task '{info.name}' had other labels or another form: its head begins anew")
     return base
 
 
-def _open_task(
-    recipe: Recipe, name: str, task: TaskRecipe, opened: dict[Any, tuple[Source, Source]], facts: list[str]
-) -> tuple[Source, Source, TaskInfo]:
+@dataclass
+class Shared:
+    """What the tasks of a run share.
+
+    Attributes:
+        splits: data → the training and the held-out rows. One split for all tasks on the same data: what one of them
+            is judged on, no other may learn from.
+        worlds: data → a made world, which is prepared once.
+    """
+
+    splits: dict[Any, tuple[np.ndarray, np.ndarray]]
+    worlds: dict[Any, EmojiWorld]
+    facts: list[str]
+
+
+def _open_task(recipe: Recipe, name: str, task: TaskRecipe, shared: Shared) -> tuple[Source, Source, TaskInfo]:
     """A task's training rows, its held-out rows, and what it knows about them."""
     given = task.data if task.data is not None else recipe.data
     if given is None:
@@ -110,36 +132,47 @@ def _open_task(
     test = task.test if task.test is not None else recipe.test
     options = _options(recipe, task)
     multi = bool(options.get("multi_label"))
-    # One split for all tasks on the same data: what one of them is judged on, no other may learn from.
-    key = (repr(given) if isinstance(given, str | dict) else id(given), repr(test))
-    if key not in opened:
-        opened[key] = open_parts(given, test, reads, label, multi, recipe, facts)
-    else:
-        check_columns(opened[key][0], reads or guess_reads(opened[key][0], label), label, multi)
-    train, held_out = opened[key]
-    info = TaskInfo(name, task.kind, reads or guess_reads(train, label), label, [], task.weight, options)
+    source = open_source(given, reads, label)
+    reads = reads or guess_reads(source, label)
+    tests = None if test is None else open_source(test, reads, label)
+    for part in (source, tests):
+        found = check_columns(part, reads, label, multi) if part is not None and len(part) else []
+        shared.facts += [fact for fact in found if fact not in shared.facts]
+    if tests is None:
+        key = (repr(given) if isinstance(given, str | dict) else id(given), len(source))
+        source, tests = _parts(recipe, key, source, label, multi, shared)
+    info = TaskInfo(name, task.kind, reads, label, [], task.weight, options)
     for modality in info.reads.values():
         TOKENIZERS.get(modality)
-    return train, held_out, kind.fit(info, train)
+    return source, tests, kind.fit(info, source)
 
 
-def open_parts(
-    data: Any, test: Any, reads: dict[str, str] | None, label: str | None, multi: bool, recipe: Recipe, facts: list[str]
+def _parts(
+    recipe: Recipe, key: Any, source: Source, label: str | None, multi: bool, shared: Shared
 ) -> tuple[Source, Source]:
-    """Training rows and held-out rows: as given, made apart (a world's parts), or split off by the seed."""
-    source = open_source(data, reads, label)
-    given = [source] if test is None else [source, open_source(test, reads, label)]
-    for part in given:
-        found = check_columns(part, reads or guess_reads(source, label), label, multi) if len(part) else []
-        facts += [fact for fact in found if fact not in facts]
-    if test is not None:
-        return source, given[1]
+    """Training rows and held-out rows where no test data were given: a world's parts, or split off by the seed."""
     if isinstance(source, EmojiWorld):
-        facts.append(f"the data is made: {len(source.emoji)} emoji; its validation part is held out")
-        return source.prepare(), replace(source, part="validation")
-    train, held_out, statement = split(source, label, recipe.holdout, recipe.seed, multi)
-    facts.append(statement)
+        if key not in shared.worlds:
+            shared.facts.append(f"the data is made: {len(source.emoji)} emoji; its validation part is held out")
+            shared.worlds[key] = source.prepare()
+        return shared.worlds[key], replace(source, part="validation")
+    if key not in shared.splits:
+        train, held_out, statement = split(source, label, recipe.holdout, recipe.seed, multi)
+        shared.facts.append(statement)
+        shared.splits[key] = (train.indices, held_out.indices)
+    train, held_out = (Subset(source, indices) for indices in shared.splits[key])
     return train, held_out
+
+
+def _processors(recipe: Recipe, feeds: list[Feed], base: Model | None, facts: list[str]) -> dict[str, Processor]:
+    """Modality → the data half of its tokenizer: the base model's own, and new ones by the recipe's options."""
+    read = {modality for feed in feeds for modality in feed.info.reads.values()}
+    old = base.processors if base is not None else {}
+    for modality in recipe.tokenizers:
+        TOKENIZERS.get(modality)  # a name that is none is an error
+        if modality in old:
+            facts.append(f"the model keeps its own {modality} tokenizer; the recipe's options for one are not used")
+    return old | {modality: _new_processor(recipe, modality, feeds) for modality in sorted(read - set(old))}
 
 
 def _parse_reads(reads: str | dict[str, str] | None) -> dict[str, str] | None:
@@ -166,7 +199,20 @@ def _new_processor(recipe: Recipe, modality: str, feeds: list[Feed]) -> Processo
         from unitx.tokenizers.text import train_sentencepiece
 
         options["spm"] = train_sentencepiece(islice(_texts(feeds, recipe.seed), SPM_TEXTS), size)
-    return kind(**options)
+    if isinstance(options.get("spm"), str):
+        options["spm"] = read_bytes(options["spm"])
+    try:
+        return kind(**options)
+    except (TypeError, ValueError) as error:
+        raise UnitxError(f"tokenizers.{modality}: {error}") from error
+
+
+def read_bytes(path: str) -> bytes:
+    """A trained sentencepiece model's file."""
+    try:
+        return Path(path).expanduser().read_bytes()
+    except OSError as error:
+        raise UnitxError(f"tokenizers.text.spm: {path} cannot be read ({error.strerror})") from error
 
 
 def _texts(feeds: list[Feed], seed: int) -> Iterator[str]:

@@ -193,26 +193,46 @@ class Model(nn.Module):
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        config: dict[str, Any] = {"format": FORMAT, "backbone": asdict(self.backbone.config), "tokenizers": {}}
-        for modality, processor in self.processors.items():
-            options = {f.name: getattr(processor, f.name) for f in fields(processor)}
-            for name in [name for name, value in options.items() if isinstance(value, bytes)]:
-                value, file = options.pop(name), folder / f"{modality}.{name}"
-                if value:
-                    file.write_bytes(value)
-                else:
-                    file.unlink(missing_ok=True)  # of another model that was saved here before
-            config["tokenizers"][modality] = {"options": options, "file": TOKENIZERS.file_of(modality)}
-        if has_lora(self.backbone):
-            config["adapters"] = {"frozen": self.frozen}
-        config["tasks"] = [{**asdict(h.info), "file": TASKS.file_of(h.info.kind)} for h in self.heads.values()]
         weights = {name: _stored(value, dtype) for name, value in self.state_dict().items()}
+        config = json.dumps(self.config(), indent=2, ensure_ascii=False) + "\n"
         # Written beside and put in place, so that a crash leaves the model that was there before.
         save_file(weights, folder / f".{WEIGHTS}", metadata={"format": "pt"})
-        (folder / f".{CONFIG}").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
-        for name in (WEIGHTS, CONFIG):
+        written = {WEIGHTS: None, CONFIG: config.encode(), **self.own_files()}
+        for name, data in written.items():
+            if data is not None:
+                (folder / f".{name}").write_bytes(data)
+        for name in written:
             (folder / f".{name}").replace(folder / name)
+        for modality, processor in self.processors.items():  # what another model left here
+            for f in fields(processor):
+                if f"{modality}.{f.name}" not in written:
+                    (folder / f"{modality}.{f.name}").unlink(missing_ok=True)
         return folder
+
+    def config(self) -> dict[str, Any]:
+        """What `config.json` holds: all but weights and the tokenizers' own files."""
+        tokenizers = {}
+        for modality, processor in self.processors.items():
+            values = {f.name: getattr(processor, f.name) for f in fields(processor)}
+            tokenizers[modality] = {
+                "options": {name: value for name, value in values.items() if not isinstance(value, bytes)},
+                "own": sorted(name for name, value in values.items() if isinstance(value, bytes) and value),
+                "file": TOKENIZERS.file_of(modality),
+            }
+        tasks = [{**asdict(h.info), "file": TASKS.file_of(h.info.kind)} for h in self.heads.values()]
+        config = {"format": FORMAT, "backbone": asdict(self.backbone.config), "tokenizers": tokenizers, "tasks": tasks}
+        if has_lora(self.backbone):
+            config["adapters"] = {"frozen": self.frozen}
+        return json.loads(json.dumps(config))
+
+    def own_files(self) -> dict[str, bytes]:
+        """The files that a model's folder has besides config and weights: a trained vocabulary, "text.spm"."""
+        return {
+            f"{modality}.{f.name}": value
+            for modality, processor in self.processors.items()
+            for f in fields(processor)
+            if isinstance(value := getattr(processor, f.name), bytes) and value
+        }
 
     @classmethod
     def from_pretrained(cls, source: str | Path, device: str | torch.device | None = None, **hub: Any) -> Model:
@@ -235,8 +255,7 @@ class Model(nn.Module):
         processors = {}
         for modality, entry in config["tokenizers"].items():
             kind = TOKENIZERS.get(modality, entry["file"]).Processor
-            own = {f.name: folder / f"{modality}.{f.name}" for f in fields(kind)}
-            read = {name: file.read_bytes() for name, file in own.items() if file.is_file()}
+            read = {name: _read_own(folder / f"{modality}.{name}") for name in entry["own"]}
             processors[modality] = from_dict(kind, _tuples(entry["options"]) | read, f"{folder / CONFIG}: {modality}")
         infos = []
         for entry in config["tasks"]:
@@ -307,6 +326,12 @@ def _read_config(folder: Path) -> dict[str, Any]:
             "use the version that wrote it"
         )
     return config
+
+
+def _read_own(file: Path) -> bytes:
+    if not file.is_file():
+        raise UnitxError(f"{file.parent} lacks {file.name}: copy the whole folder, or save the model again")
+    return file.read_bytes()
 
 
 def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:

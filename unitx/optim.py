@@ -48,7 +48,9 @@ class Muon(torch.optim.Optimizer):
             for p in group["params"]:
                 if p.grad is None:
                     continue
-                momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                if "momentum" not in self.state[p]:
+                    self.state[p]["momentum"] = torch.zeros_like(p)
+                momentum = self.state[p]["momentum"]
                 momentum.lerp_(p.grad, 1 - group["momentum"])
                 update = p.grad.lerp(momentum, group["momentum"])  # Nesterov's
                 p.mul_(1 - group["lr"] * group["weight_decay"])
@@ -100,7 +102,7 @@ def build_optimizers(
         if not p.requires_grad:
             continue
         scale = layer_decay ** (depth - _level(name, depth))
-        if kind == "muon" and name.startswith("backbone.blocks.") and p.ndim == 2:
+        if kind == "muon" and _is_hidden(name, p):
             hidden[MUON_RATE * scale].append(p)
             if name.endswith("qkv.weight"):
                 attention = model.get_submodule(name.rsplit(".", 2)[0])
@@ -115,6 +117,11 @@ def build_optimizers(
         groups = [{"params": params, "scale": s, "weight_decay": decay} for (s, decay), params in rest.items()]
         found.append(torch.optim.AdamW(groups, lr, betas=(0.9, 0.95), fused=True))
     return found
+
+
+def _is_hidden(name: str, p: nn.Parameter) -> bool:
+    """Whether it is a matrix of a block; adapters are not, since their product is what counts."""
+    return name.startswith("backbone.blocks.") and name.endswith(".weight") and p.ndim == 2
 
 
 def _level(name: str, depth: int) -> int:

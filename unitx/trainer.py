@@ -22,6 +22,7 @@ from torch import Tensor
 from unitx.augment import Augment
 from unitx.batches import Notes, Step, Steps, data_loader
 from unitx.checkpoint import Progress, load_progress, load_training_state, save_checkpoint
+from unitx.data import Subset
 from unitx.errors import UnitxError
 from unitx.evaluation import score
 from unitx.job import Job
@@ -136,10 +137,11 @@ class Trainer:
                 self.progress.seconds += time.monotonic() - started + self.waited
                 self.clock.fill_(self.done)
                 self._log_step(metrics, notes)
-                if self.done >= next_evaluation or self.done >= 1:
+                scored = self.done >= next_evaluation or self.done >= 1
+                if scored:
                     self._evaluate()
                     next_evaluation = self._next_evaluation()
-                if self.stop or self.done >= 1 or self._checkpoint_due():
+                if self.stop or scored or self._checkpoint_due():
                     self._checkpoint()
                 if self.stop or self.done >= 1:
                     break
@@ -219,7 +221,8 @@ class Trainer:
         scores, headlines = {}, []
         for feed in self.job.held_out:
             head = self.model.head(feed.info.name)
-            found = score(self.model, self.job.preparer, feed, self.recipe.seed) if len(feed.source) else {}
+            unread = self.notes.skipped
+            found = score(self.model, self.job.preparer, feed, self.recipe.seed, unread) if len(feed.source) else {}
             scores |= {f"{feed.info.name}/{metric}": value for metric, value in found.items()}
             if head.headline in found:
                 headlines.append(-found[head.headline] if head.lower_is_better else found[head.headline])
@@ -264,7 +267,7 @@ class Trainer:
             (self.folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in kept), "utf-8")
 
     def _announce(self) -> None:
-        job, say = self.job, self.report.say
+        job, recipe, say = self.job, self.recipe, self.report.say
         for fact in job.facts:
             say(fact)
         shape = job.model.backbone.config
@@ -274,11 +277,14 @@ class Trainer:
         )
         rows = ", ".join(f"{feed.rows} of {len(feed.source)} rows for {feed.info.name}" for feed in job.feeds)
         say(f"a step takes {rows}")
-        small = [f for f in job.feeds if len(f.source) < SMALL and f.info.kind == "classify"]
+        if self.steps is None and recipe.minutes is None:
+            say(f"no length was given: it trains for {DEFAULT_MINUTES:g} minutes (--steps, --epochs or --minutes)")
+        small = [feed for feed in job.feeds if isinstance(feed.source, Subset) and len(feed.source) < SMALL]
         if small and "base" not in job.resolved:
+            data = recipe.data if isinstance(recipe.data, str) else "…"
             say(
-                f"{len(small[0].source)} rows are few to learn from nothing: "
-                f"`unitx finetune senses …` with the same arguments starts from a trained backbone"
+                f"{len(small[0].source)} rows are few to learn from nothing; from a trained backbone: "
+                f"unitx finetune senses {small[0].info.name} --data {data}"
             )
 
     def _ask_to_stop(self) -> None:
@@ -305,15 +311,18 @@ class Trainer:
         return Run(self.folder, best, metrics, history)
 
     def _report_items(self) -> None:
-        if self.notes.skipped:
-            distinct = sorted(set(self.notes.skipped))
-            (self.folder / "skipped.txt").write_text("\n".join(distinct) + "\n", "utf-8")
+        listed = self.folder / "skipped.txt"
+        before = listed.read_text("utf-8").splitlines() if listed.is_file() else []  # of a run that goes on
+        if distinct := sorted({*self.notes.skipped, *before}):
+            listed.write_text("\n".join(distinct) + "\n", "utf-8")
             self.report.say(
-                f"{len(distinct)} items could not be read and were left out (all in {self.folder / 'skipped.txt'}); "
-                f"the first: {distinct[0]}"
+                f"{len(distinct)} items could not be read and were left out (all in {listed}); the first: {distinct[0]}"
             )
         for modality, count in sorted(self.notes.shortened.items()):
-            self.report.say(f"{count} {modality} items were longer than max_tokens: a random part of each was used")
+            share = count / max(self.progress.items, 1)
+            self.report.say(
+                f"{modality}: {count} times ({share:.0%}) an item longer than max_tokens gave a random part"
+            )
 
 
 def _accelerator(tracker: str | None, folder: Path) -> Accelerator:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ def train(recipe: str | Path | Recipe, *, echo: bool = True, **given: Any) -> Ru
         UnitxError: whatever is wrong with the recipe, the data or the folder.
     """
     chosen = update(load_recipe(recipe), **given)
+    if chosen.tune != "all" or chosen.freeze:
+        raise UnitxError("tune and freeze are for a trained model: unitx finetune MODEL RECIPE")
     folder = _new_folder(chosen, str(recipe) if isinstance(recipe, str | Path) else "run")
     torch.manual_seed(chosen.seed)
     return Trainer(build_job(chosen), folder, echo).run()
@@ -72,12 +75,22 @@ def resume(folder: str | Path, *, echo: bool = True) -> Run:
     if not saved:
         raise UnitxError(f"{folder} has no checkpoint to go on from; train anew into another folder")
     recipe = load_recipe(folder)
+    for plugin in recipe.plugins:
+        import_plugin(plugin)
     torch.manual_seed(recipe.seed)
     resolved = _resolved(folder)
     base = Model.from_pretrained(resolved["base"]) if "base" in resolved else None
     job = prepare_base(recipe, base) if base else build_job(recipe)
+    _check_unchanged(job.model, saved[-1])
     job.resolved |= resolved
     return Trainer(job, folder, echo, saved[-1]).run()
+
+
+def _check_unchanged(model: Model, checkpoint: Path) -> None:
+    """Refuse to go on with other labels or another vocabulary under the trained weights."""
+    own = [(checkpoint / name).read_bytes() == value for name, value in model.own_files().items()]
+    if not all(own) or model.config() != json.loads((checkpoint / "config.json").read_text("utf-8")):
+        raise UnitxError(f"the data or the recipe of {checkpoint.parent.parent} changed since it stopped: train anew")
 
 
 def _resolved(folder: Path) -> dict[str, Any]:
@@ -89,5 +102,6 @@ def _new_folder(recipe: Recipe, name: str) -> Path:
     if folder.exists() and not folder.is_dir():
         raise UnitxError(f"--out {folder} is a file; name a folder")
     if (folder / "recipe.yaml").exists():
-        raise UnitxError(f"{folder} already holds a run: go on with --resume {folder}, or name another with --out")
+        go_on = f"go on with --resume {folder}, or " if checkpoints(folder / "checkpoints") else ""
+        raise UnitxError(f"{folder} already holds a run: {go_on}name another folder with --out")
     return folder
