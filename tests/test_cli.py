@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -177,3 +178,12 @@ def test_generate_prints_prompt_and_continuation(tmp_path: Path, capsys: pytest.
     assert cli.main(argv) == 0
     said = small_model(CLASSES, STORIES).generate(["Once", "--a.b"], max_tokens=5, temperature=0)
     assert capsys.readouterr().out == f"Once{said[0]}\n--a.b{said[1]}\n"
+
+
+def test_help_answers_in_half_a_second() -> None:
+    took = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "unitx.cli", "--help"], check=True, capture_output=True)
+        took.append(time.perf_counter() - start)
+    assert min(took) < 0.5

@@ -278,3 +278,19 @@ def test_what_cannot_be_predicted_is_named(tasks: tuple, arguments: dict[str, An
 def test_a_language_model_does_not_predict_labels() -> None:
     with pytest.raises(UnitxError, match=r"'stories' \(next_token\) does not predict labels"):
         small_model(STORIES).predict(["a"])
+
+
+def test_a_mistyped_path_is_no_text(tmp_path: Path) -> None:
+    model = small_model()
+    with pytest.raises(BadItem, match=r"there is no file no/such\.png"):
+        model.embed(["a cat", "no/such.png"])
+    with pytest.warns(UserWarning, match="1 of 2 items"):
+        z = model.embed(["a cat", "no/such.png"], on_error="skip")
+    assert np.isfinite(z[0]).all() and np.isnan(z[1]).all()
+    assert np.isfinite(model.embed(["no/such.png"], modality="text")).all()
+
+
+def test_a_part_that_is_cut_is_counted() -> None:
+    model = small_model(max_tokens=8)
+    with pytest.warns(UserWarning, match="1 of 2 items of several parts had one longer than max_tokens"):
+        model.embed([{"image": picture(0), "text": "far too long for eight"}, {"image": picture(1), "text": "cat"}])

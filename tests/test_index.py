@@ -303,3 +303,12 @@ def test_what_cannot_be_added_or_searched(model: Model, photos: Path, tmp_path: 
         index.search(model, "a", top=0)
     with pytest.raises(BadItem, match=r"nowhere\.png"):
         index.search(model, Path("nowhere.png"))
+
+
+def test_identity_is_of_the_head_that_embeds(model: Model) -> None:
+    model.add_task(TaskInfo("second", "align", {"image": "image", "text": "text"}))
+    before, z = model_identity(model), model.embed(["a cat"])
+    with torch.no_grad():
+        model.heads["second"].project.weight.add_(torch.randn_like(model.heads["second"].project.weight))
+    assert not np.allclose(model.embed(["a cat"]), z)
+    assert model_identity(model) != before

@@ -151,3 +151,19 @@ def test_lists_in_yaml_become_tuples(data: dict[str, str]):
     job = build_job(recipe(data=data["photos"], **{"tokenizers.image": options}))
     assert job.model.processors["image"].mean == (0.1, 0.2, 0.3)
     hash(job.model.processors["image"])
+
+
+def test_tasks_on_the_same_data_share_its_split_and_read_their_own_columns(tmp_path: Path) -> None:
+    rows = captioned(tmp_path, each=10)
+    table = write_csv(tmp_path / "table.csv", rows)
+    columns = list(rows[0])
+    picture, caption = columns[0], columns[1]
+    tasks = {
+        "see": TaskRecipe("align", reads=f"{picture}:image,{caption}:text"),
+        "write": TaskRecipe("next_token", reads=f"{caption}:text"),
+    }
+    job = build_job(update(Recipe(tasks=tasks, data=str(table), batch_tokens=128), **TINY))
+    see, write = job.feeds
+    assert see.source.indices.tolist() == write.source.indices.tolist()
+    assert not set(see.source.indices) & set(job.held_out[1].source.indices)
+    assert write.source.column(caption) == see.source.column(caption)

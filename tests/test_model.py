@@ -313,3 +313,13 @@ def test_new_parts_leave_the_old_ones_as_they_were(tmp_path: Path) -> None:
     loaded = Model.from_pretrained(model.save_pretrained(tmp_path), "cpu")
     assert_equal(loaded, model)
     np.testing.assert_array_equal(loaded.embed(["a cat", picture(0)]), before)
+
+
+def test_a_folder_without_its_vocabulary_is_named(tmp_path: Path) -> None:
+    spm = train_sentencepiece([f"one sentence and another, number {i}" for i in range(200)], 300)
+    model = small_model(vocabulary="sentencepiece", spm=spm)
+    folder = model.save_pretrained(tmp_path / "model")
+    assert Model.from_pretrained(folder).processors == model.processors
+    (folder / "text.spm").unlink()
+    with pytest.raises(UnitxError, match=r"lacks text\.spm: copy the whole folder"):
+        Model.from_pretrained(folder)

@@ -56,3 +56,8 @@ def test_block(home: Path, number: int) -> None:
 
 def test_there_are_blocks_of_both_kinds() -> None:
     assert {language for language, _ in BLOCKS} == {"bash", "python"}
+
+
+def test_every_picture_and_page_it_names_is_there() -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (Path(__file__).parent.parent / target).stat().st_size > 0, target

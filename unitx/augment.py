@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unitx.errors import UnitxError
+
 LEVELS = ("none", "light", "strong")
 
 
@@ -29,6 +31,10 @@ class Augment:
     """
 
     level: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.level not in LEVELS:
+            raise UnitxError(f"there is no augmentation '{self.level}'; there are: {', '.join(LEVELS)}")
 
     def raw(self, modality: str, item: Any, rng: np.random.Generator, strength: float) -> Any:
         """Vary a decoded item: a PIL picture, a mono waveform (n,)."""

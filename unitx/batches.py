@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -327,5 +328,9 @@ def loader(
     preparer = Preparer(model.processors)
     plan_rows(preparer, feeds, batch_tokens, seed)
     steps = Epochs(preparer, feeds, progress=torch.ones(()), augment=Augment(augment), seed=seed)
-    for batches, _ in data_loader(steps, range(epoch * steps.count, (epoch + 1) * steps.count), workers):
+    skipped: list[str] = []
+    for batches, notes in data_loader(steps, range(epoch * steps.count, (epoch + 1) * steps.count), workers):
+        skipped += notes.skipped
         yield from (batch.to(model.device) for batch in batches)
+    if skipped:
+        warnings.warn(f"{len(skipped)} rows could not be read and were left out; the first: {skipped[0]}", stacklevel=2)

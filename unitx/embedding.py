@@ -6,8 +6,6 @@ given; a long text or sound goes through in windows, whose results are averaged 
 
 from __future__ import annotations
 
-import os
-import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unitx.errors import BadItem, UnitxError
-from unitx.media import MEDIA, describe, modality_of, suffix_modality
+from unitx.media import describe, is_missing_file, modality_of
 from unitx.task import Answer, Task, TaskInfo
 from unitx.tokens import Prepared, Tokens, collate, pack
 
@@ -122,6 +120,8 @@ def predict(
     if top < 1:
         raise UnitxError(f"top is {top}; it must be at least 1")
     head = model.head(task or predicting_task(model))
+    if type(head).answers is Task.answers and type(head).probabilities is Task.probabilities:
+        head.probabilities(torch.zeros(0))  # says that the task does not predict, before any work
     sequences = _task_sequences(model, head.info, items)
     outputs = _task_outputs(model, head, sequences, batch_tokens, show_progress, on_error)
     if outputs is None:
@@ -215,11 +215,7 @@ def _guess(model: Model, item: Any) -> str:
         return "text"
     if isinstance(item, Tensor) and item.ndim == 3:
         return "image"
-    if (
-        isinstance(item, str)
-        and suffix_modality(item) in MEDIA
-        and not (os.path.exists(item) or re.search(r"\s", item))
-    ):
+    if is_missing_file(item):
         raise BadItem(f"there is no file {item}; if it is a text, pass modality='text'")
     found = modality_of(item)
     if found is None:
@@ -281,16 +277,28 @@ def _batches(
     training = model.training
     model.eval()
     bad: list[str] = []
+    shortened: list[int] = []
     try:
         for first, chunk in _read(model, sequences, show_progress, on_error, bad):
+            shortened += [first + i for i, found in enumerate(chunk) if any(_is_shortened(p) for p in found)]
             windows = [(first + i, window) for i, found in enumerate(chunk) for window in found]
             for places in pack([len(window) for _, window in windows], batch_tokens):
                 batch = collate([windows[i][1] for i in places], model.modalities).to(model.device)
                 yield model.encode(batch), [windows[i][0] for i in places], places
     finally:
         model.train(training)
+    if shortened:
+        warnings.warn(
+            f"{len(shortened)} of {len(sequences)} items of several parts had one longer than max_tokens; "
+            "its beginning was used",
+            stacklevel=4,
+        )
     if bad:
         warnings.warn(f"{len(bad)} of {len(sequences)} items could not be read; the first: {bad[0]}", stacklevel=4)
+
+
+def _is_shortened(sequence: Prepared) -> bool:
+    return any(pieces.shortened for _, pieces in sequence.parts)
 
 
 def _read(

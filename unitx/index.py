@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from unitx.errors import BadItem, UnitxError
 from unitx.folders import scan
-from unitx.media import describe, suffix_modality
+from unitx.media import describe, is_missing_file, suffix_modality
 
 if TYPE_CHECKING:
     from unitx.model import Model
@@ -217,6 +217,8 @@ class Index:
             raise UnitxError(f"{describe(item)}: an index holds texts and files; save it to a file and give its path")
         if os.path.isdir(item) and (isinstance(item, Path) or item.endswith(("/", os.sep))):
             raise UnitxError(f"{item} is a folder: add it by itself, index.add(model, {str(item)!r})")
+        if modality != "text" and is_missing_file(item):
+            raise UnitxError(f"there is no file {item}; if it is a text, pass modality='text'")
         known = suffix_modality(item)
         is_file = isinstance(item, Path) or (
             modality != "text" if modality else known is not None and os.path.isfile(os.path.expanduser(item))

@@ -40,6 +40,12 @@ def suffix_modality(path: str | Path) -> str | None:
     return next((modality for modality, suffixes in SUFFIXES.items() if suffix in suffixes), None)
 
 
+def is_missing_file(item: Any) -> bool:
+    """Whether a string looks like the path of a picture, sound or video, and there is no such file."""
+    named = isinstance(item, str) and suffix_modality(item) in MEDIA and not any(c.isspace() for c in item)
+    return named and not os.path.exists(item)
+
+
 def modality_of(item: Any) -> str | None:
     """The modality of an item when the user did not say; None if it can't be told.
 

@@ -27,7 +27,6 @@ from unitx.media import MEDIA, suffix_modality
 Column: TypeAlias = pa.ChunkedArray | list[Any]
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
-SPLIT_FOLDERS = {"train", "training", "test", "val", "valid", "validation", "dev", "eval"}
 BATCH = 10_000  # rows held as Python objects before they are packed
 
 

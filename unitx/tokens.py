@@ -271,7 +271,7 @@ class Batch:
     order: Tensor | None
     layout: Layout
     targets: dict[str, Targets] = field(default_factory=dict)
-    notes: dict[str, Any] = field(default_factory=dict)
+    notes: Any = None
 
     def to(self, device: torch.device | str) -> Batch:
         return Batch(**{f.name: _move(getattr(self, f.name), device) for f in fields(self)})

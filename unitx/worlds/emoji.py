@@ -33,8 +33,8 @@ HELD_OUT_STRENGTH = 0.5
 PATTERN = {"train": None, "validation": "stripes", "test": "checks"}
 
 # What training keeps in memory (see `EmojiWorld.prepare`): drawings and clips in all, and the least and most of one.
-DRAWINGS, DRAWINGS_EACH = 12_000, (6, 24)
-CLIPS, CLIPS_EACH = 48_000, (3, 16)
+DRAWINGS, DRAWINGS_EACH = 12_000, (6, 64)
+CLIPS, CLIPS_EACH = 48_000, (3, 32)
 
 # A hundred that are easy to name and to tell apart.
 HUNDRED = (
@@ -180,8 +180,8 @@ class EmojiWorld:
     def prepare(self) -> EmojiWorld:
         """Draw and speak what training draws from, in several processes; done by the first row if not before.
 
-        Call it before workers are forked, so that they share the memory. It keeps up to 24 drawings of a concept and
-        16 clips of a name, fewer where there are many. The other parts keep nothing: they make a row when asked for.
+        Call it before workers are forked, so that they share the memory. It keeps up to 64 drawings of a concept and
+        32 clips of a name, fewer where there are many. The other parts keep nothing: they make a row when asked for.
         """
         if self.part == "train":
             self._drawings, self._clips  # noqa: B018
