@@ -157,10 +157,10 @@ def test_strength_0_is_the_clean_drawing(train: EmojiWorld) -> None:
 
 def test_kept_clips_are_those_that_were_spoken(train: EmojiWorld) -> None:
     stored, bounds = train._clips
-    assert bounds.shape == (3, 2, 17) and bounds[-1, -1, -1] == len(stored) and (np.diff(bounds) > 1_000).all()
+    assert bounds.shape == (3, 2, 33) and bounds[-1, -1, -1] == len(stored) and (np.diff(bounds) > 1_000).all()
     spoken = train._speak_all(2)
-    for k in range(16):
-        np.testing.assert_array_equal(stored[bounds[2, 1, k] : bounds[2, 1, k + 1]], spoken[16 + k])
+    for k in range(32):
+        np.testing.assert_array_equal(stored[bounds[2, 1, k] : bounds[2, 1, k + 1]], spoken[32 + k])
 
 
 def test_a_pickle_holds_settings_only(train: EmojiWorld) -> None:

@@ -133,14 +133,14 @@ def test_only_new_and_changed_items_are_embedded(
 def test_files_outside_the_folder_and_texts_stay(model: Model, photos: Path, tmp_path: Path) -> None:
     index = Index(tmp_path / "all.parquet")
     other = write_picture(tmp_path / "photos2" / "a.png", 7)
-    index.add(model, [str(other), "photos/gone.png"])
+    index.add(model, [str(other), "a text about photos"])
     index.add(model, photos)
     other.unlink()
     for file in photos.rglob("*.*"):
         file.unlink()
     # Also a folder that holds nothing any more gives up its files.
     assert counts(index.add(model, photos)) == (0, 0, 0, 0, 7)
-    assert len(index) == 2 and index.items[1] == "photos/gone.png"
+    assert len(index) == 2 and index.items[1] == "a text about photos"
     with pytest.raises(UnitxError, match="holds no file that the model reads"):
         index.add(model, photos)
 

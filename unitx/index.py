@@ -217,12 +217,9 @@ class Index:
             raise UnitxError(f"{describe(item)}: an index holds texts and files; save it to a file and give its path")
         if os.path.isdir(item) and (isinstance(item, Path) or item.endswith(("/", os.sep))):
             raise UnitxError(f"{item} is a folder: add it by itself, index.add(model, {str(item)!r})")
-        if modality != "text" and is_missing_file(item):
-            raise UnitxError(f"there is no file {item}; if it is a text, pass modality='text'")
         known = suffix_modality(item)
-        is_file = isinstance(item, Path) or (
-            modality != "text" if modality else known is not None and os.path.isfile(os.path.expanduser(item))
-        )
+        named = is_missing_file(item) or (known is not None and os.path.isfile(os.path.expanduser(item)))
+        is_file = isinstance(item, Path) or (modality != "text" if modality else named)
         kind = modality or (known if is_file else "text")
         if kind is None:
             raise UnitxError(f"cannot tell what {item} is: pass modality= ({', '.join(model.modalities)})")
