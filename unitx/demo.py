@@ -160,9 +160,11 @@ def _queries(shown: Showcase) -> list[tuple[str, Any, np.ndarray]]:
     """(sense, item, vector) of three typed, three spoken and three drawn queries, of concepts spread over the list."""
     rng = np.random.default_rng(1)
     items = {"text": shown.words, "audio": shown.clips, "image": shown.pictures}
+    in_gallery = np.unique(shown.concept_of["image"], return_index=True)[1]
     found = []
     for sense, of_sense in items.items():
-        for place in rng.choice(len(of_sense), 3, replace=False).tolist():
+        places = np.setdiff1d(np.arange(len(of_sense)), in_gallery if sense == "image" else [])
+        for place in rng.choice(places, 3, replace=False).tolist():
             label = shown.concepts[shown.concept_of[sense][place]]
             item = (label, of_sense[place]) if sense == "audio" else of_sense[place]
             found.append((sense, item, shown.vectors[sense][place]))
