@@ -72,8 +72,9 @@ def clean() -> Iterator[None]:
     before, modules = [(r, dict(r._classes)) for r in (TOKENIZERS, TASKS)], set(sys.modules)
     yield
     for registry, classes in before:
+        shipped = {name: cls for name, cls in registry._classes.items() if registry._is_own(cls)}
         registry._classes.clear()
-        registry._classes.update(classes)
+        registry._classes.update(shipped | classes)
     for name in set(sys.modules) - modules:
         if name.startswith("unitx_plugin_") or name in {"odour", "shop"}:
             del sys.modules[name]

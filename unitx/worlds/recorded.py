@@ -40,6 +40,9 @@ def python_library(part: str = "train") -> Source:
     folder = Path(sysconfig.get_paths()["stdlib"])
     left_out = {"site-packages", "test", "tests", "idlelib", "turtledemo", "lib2to3", "pydoc_data", "__pycache__"}
     files = [f for f in sorted(folder.rglob("*.py")) if not left_out & set(f.relative_to(folder).parts)]
-    chosen = [f for i, f in enumerate(files) if (i % 10 == 9) == (part == "test")]
-    texts = [piece for f in chosen for piece in cut_text(f.read_text("utf-8", errors="replace"))]
-    return open_source({"text": texts}, {"text": "text"})
+    pieces: dict[str, list[str]] = {"train": [], "test": []}
+    for i, file in enumerate(files):
+        pieces["test" if i % 10 == 9 else "train"] += cut_text(file.read_text("utf-8", errors="replace"))
+    held_out = set(pieces["test"])  # some files repeat parts of others
+    pieces["train"] = [piece for piece in pieces["train"] if piece not in held_out]
+    return open_source({"text": pieces[part]}, {"text": "text"})
