@@ -259,7 +259,7 @@ def test_the_interface_prints_nothing_on_stdout(
     out, err = capfd.readouterr()
     assert out == "" and ("held out" in err) == echo
     if echo:
-        assert "few to learn from nothing" in err and "unitx finetune senses" in err
+        assert "few to learn from nothing" in err and "unitx finetune" in err
 
 
 def test_a_notebook_cell_and_another_thread_can_train(tmp_path: Path, photos: str):

@@ -81,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--resume", metavar="RUN", help="go on with a run from its last checkpoint")
     _add_recipe_flags(train)
     finetune = _add(verbs, "finetune", _finetune, "train a model further, on new tasks and modalities", fields=True)
-    finetune.add_argument("model", help="a run, a model's folder, 'senses', or a hub id")
+    finetune.add_argument("model", help="a run, a model's folder, or a hub id")
     finetune.add_argument("recipe", help="a recipe's name, or a YAML file")
     _add_recipe_flags(finetune)
     _add_evaluate(verbs)
@@ -192,7 +192,7 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="a run, a model's folder, 'senses', or a hub id")
+    parser.add_argument("model", help="a run, a model's folder, or a hub id")
     parser.add_argument("--import", dest="plugins", action="append", default=[], metavar="FILE",
                         help="a Python file that registers a modality or a task")  # fmt: skip
 

@@ -239,7 +239,7 @@ class Model(nn.Module):
         """Load a model for use (`eval` mode, float32 weights).
 
         Args:
-            source: a model's folder, a run's folder, the name of a model that comes along ("senses"), or a hub id.
+            source: a model's folder, a run's folder, the name of a model that comes along, or a hub id.
             device: where to; by default CUDA where there is one.
             hub: `revision`, `token`, `cache_dir`, `local_files_only` for a hub id.
 
@@ -285,6 +285,12 @@ class Model(nn.Module):
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload a unitx model"))
 
 
+def shipped_models() -> list[str]:
+    """The names of the models that come along."""
+    home = files("unitx") / "models"
+    return sorted(f.name for f in home.iterdir() if (f / CONFIG).is_file()) if home.is_dir() else []
+
+
 def locate(source: str | Path, **hub: Any) -> Path:
     """The folder of a model: as given, `model/` in a run's folder, one that comes along, or downloaded from the hub."""
     path = Path(source).expanduser()
@@ -304,8 +310,8 @@ def locate(source: str | Path, **hub: Any) -> Path:
     except (HFValidationError, OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UnitxError(
-            f"there is no model '{source}': it is no folder, does not come along (senses does), "
-            f"and was not loaded from the hub ({reason})"
+            f"there is no model '{source}': it is no folder, does not come along "
+            f"(there {', '.join(shipped_models()) or 'is none'}), and was not loaded from the hub ({reason})"
         ) from error
 
 

@@ -27,7 +27,7 @@ from unitx.errors import UnitxError
 from unitx.evaluation import score
 from unitx.job import Job
 from unitx.lora import has_lora, merge_lora
-from unitx.model import Model
+from unitx.model import Model, shipped_models
 from unitx.optim import build_optimizers, schedule, set_lr
 from unitx.plots import draw_curves
 from unitx.precision import DTYPES, choose_precision
@@ -282,9 +282,10 @@ class Trainer:
         small = [feed for feed in job.feeds if isinstance(feed.source, Subset) and len(feed.source) < SMALL]
         if small and "base" not in job.resolved:
             data = recipe.data if isinstance(recipe.data, str) else "…"
+            start = next(iter(shipped_models()), "runs/demo")  # the demo makes one where none comes along
             say(
                 f"{len(small[0].source)} rows are few to learn from nothing; from a trained backbone: "
-                f"unitx finetune senses {small[0].info.name} --data {data}"
+                f"unitx finetune {start} {small[0].info.name} --data {data}"
             )
 
     def _ask_to_stop(self) -> None:

@@ -46,7 +46,7 @@ def finetune(model: str | Path | Model, recipe: str | Path | Recipe, *, echo: bo
     in `freeze` stays exactly as it was.
 
     Args:
-        model: a `Model`, a folder, the name of one that comes along ("senses"), or a hub id.
+        model: a `Model`, a folder, the name of one that comes along, or a hub id.
         recipe, echo, given: as for `train`.
     """
     chosen = update(load_recipe(recipe), **given)
