@@ -117,6 +117,11 @@ def test_an_old_head_of_a_frozen_modality_is_not_trained_anew(tmp_path: Path, ba
         further(base, {"meaning": PAIRS}, tmp_path / "run", data=rows, tune="lora", freeze="text")
 
 
+def test_a_second_space_beside_a_frozen_one_is_refused(tmp_path: Path, base: Path, rows: list[dict[str, Any]]):
+    with pytest.raises(UnitxError, match="--freeze text: embeddings would come from the new align task.*'meaning'"):
+        further(base, {"other": PAIRS}, tmp_path / "run", data=rows, tune="lora", freeze="text")
+
+
 @pytest.mark.parametrize("tune", ["all", "norms"])
 def test_freezing_what_would_change_is_refused(tmp_path: Path, base: Path, rows: list[dict[str, Any]], tune: str):
     with pytest.raises(UnitxError, match="--tune lora") as error:

@@ -124,7 +124,7 @@ def test_the_registries_know_all_that_ships() -> None:
         for name in shipped:
             assert registry.get(name).__module__ == f"{registry.package}.{name}"
             assert registry.file_of(name) is None
-        with pytest.raises(UnitxError, match=", ".join(sorted(shipped))):
+        with pytest.raises(UnitxError, match=", .*".join(sorted(shipped))):
             registry.get("no_such_thing")
 
 
