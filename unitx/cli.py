@@ -222,10 +222,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
     reads = parse_reads(arguments.reads) if arguments.reads else None
     folder = arguments.out or (Path(arguments.model) if Path(arguments.model).is_dir() else Path("runs")) / "evaluation"
-    report = evaluate(
-        _load(arguments), arguments.data, arguments.task, reads=reads, label=arguments.label, folder=folder
-    )
-    print(report)
+    data = arguments.data if _is_text("data", arguments.data) else _value("data", arguments.data)
+    model = _load(arguments)
+    print(evaluate(model, data, arguments.task, reads=reads, label=arguments.label, folder=folder))
 
 
 def _add_predict(verbs: Any) -> None:

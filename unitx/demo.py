@@ -16,7 +16,6 @@ from unitx.training import train
 from unitx.worlds.emoji import EmojiWorld
 from unitx.worlds.pictures import ATTRIBUTION
 
-SEEN = "cat"  # the concept that the commands at the end ask for
 LANGUAGE_NAMES = {"en": "English", "es": "Spanish", "fr": "French"}
 
 
@@ -57,7 +56,7 @@ def demo(out: str | Path = "runs/demo", *, minutes: float = 4.0, seed: int = 0) 
     _print_table(table, len(shown.concepts))
     _write_samples(folder, shown)
     _draw(folder, model, world, shown)
-    _print_next(folder)
+    _print_next(folder, world)
     return table
 
 
@@ -130,11 +129,15 @@ def _write_samples(folder: Path, shown: Showcase) -> None:
         (folder / name).mkdir(exist_ok=True)
         numbers, first = np.unique(shown.concept_of[sense], return_index=True)
         for concept, place in zip(numbers.tolist(), first.tolist(), strict=True):
-            stem = folder / name / shown.concepts[concept].replace(" ", "-").replace("/", "-")
+            stem = folder / name / _stem(shown.concepts[concept])
             if sense == "image":
                 shown.pictures[place].save(stem.with_suffix(".png"))
             else:
                 soundfile.write(stem.with_suffix(".wav"), *shown.clips[place])
+
+
+def _stem(concept: str) -> str:
+    return concept.replace(" ", "-").replace("/", "-")
 
 
 def _draw(folder: Path, model: Model, world: EmojiWorld, shown: Showcase) -> None:
@@ -171,10 +174,12 @@ def _queries(shown: Showcase) -> list[tuple[str, Any, np.ndarray]]:
     return found
 
 
-def _print_next(folder: Path) -> None:
+def _print_next(folder: Path, world: EmojiWorld) -> None:
+    emoji, seen = world.emoji[0], world.labels[0]
+    said = world.names[emoji][world.languages[min(1, len(world.languages) - 1)]]
     print(
         "\nTry next:\n"
         f"  unitx embed {folder} {folder}/pictures -o {folder}/pictures.parquet\n"
-        f'  unitx search {folder} {folder}/pictures.parquet "gato"\n'
-        f"  unitx search {folder} {folder}/pictures.parquet {folder}/speech/{SEEN}-face.wav"
+        f'  unitx search {folder} {folder}/pictures.parquet "{said}"\n'
+        f"  unitx search {folder} {folder}/pictures.parquet {folder}/speech/{_stem(seen)}.wav"
     )

@@ -33,8 +33,8 @@ def prepare_base(recipe: Recipe, base: Model) -> Job:
     space = next((name for name, head in base.heads.items() if head.info.kind == "align"), None)
     if frozen and space and any(task.kind == "align" for task in recipe.tasks.values()):
         raise UnitxError(
-            f"--freeze {recipe.freeze}: embeddings would come from the new align task in place of '{space}', and change; "
-            "train it without --freeze"
+            f"--freeze {recipe.freeze}: embeddings would come from the new align task in place of '{space}', "
+            "and change; train it without --freeze"
         )
     job = build_job(recipe, base)
     model = job.model
