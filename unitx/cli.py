@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -20,6 +21,7 @@ USER_MISTAKE = 2  # exit status
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, or 2 for a user's mistake."""
+    warnings.formatwarning = lambda message, *_: f"unitx: {message}\n"  # no file and line of ours for the user
     try:
         words, dotted = split_dotted(sys.argv[1:] if argv is None else argv)
         arguments = build_parser().parse_args(words)
