@@ -58,7 +58,7 @@ def embed(
         BadItem: an item that cannot be read; says which.
         UnitxError: a modality that the model does not read.
     """
-    align = next((head for head in reversed(model.heads.values()) if head.info.kind == "align"), None)
+    align = model.embedding_head
     sequences = _sequences(model, items, modality)
 
     def compute(tokens: Tokens) -> Tensor:

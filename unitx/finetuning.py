@@ -30,10 +30,10 @@ def prepare_base(recipe: Recipe, base: Model) -> Job:
     old_tokenizers, old_heads = set(base.tokenizers), set(base.heads)
     for name in sorted(old_heads & set(recipe.tasks)) if frozen else []:
         raise UnitxError(f"--freeze {recipe.freeze}: the model's task '{name}' would change; give yours another name")
-    space = next((name for name, head in base.heads.items() if head.info.kind == "align"), None)
-    if frozen and space and any(task.kind == "align" for task in recipe.tasks.values()):
+    space = base.embedding_head
+    if frozen and space is not None and any(task.kind == "align" for task in recipe.tasks.values()):
         raise UnitxError(
-            f"--freeze {recipe.freeze}: embeddings would come from the new align task in place of '{space}', "
+            f"--freeze {recipe.freeze}: embeddings would come from the new align task in place of '{space.info.name}', "
             "and change; train it without --freeze"
         )
     job = build_job(recipe, base)

@@ -333,7 +333,7 @@ def model_identity(model: Model) -> str:
 
     Of a large tensor it reads some thousand values spread evenly, which takes milliseconds; training changes them all.
     """
-    align = next((model.head(name) for name in reversed(model.tasks) if model.head(name).info.kind == "align"), None)
+    align = model.embedding_head
     options = [(name, astuple(processor)) for name, processor in model.processors.items()]
     digest = hashlib.sha256(repr((model.backbone.config, options, model.frozen)).encode())
     for module in (model.backbone, model.tokenizers, *([align] if align is not None else [])):

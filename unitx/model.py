@@ -114,6 +114,11 @@ class Model(nn.Module):
             raise UnitxError(f"the model has {len(found)} {what}s; say which with task= ({', '.join(found)})")
         return found[0]
 
+    @property
+    def embedding_head(self) -> Task | None:
+        """The head that embeddings come from: the last `align` task's; None where there is none."""
+        return next((head for head in reversed(self.heads.values()) if head.info.kind == "align"), None)
+
     def head(self, task: str) -> Task:
         """The head of a task, by name.
 

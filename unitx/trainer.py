@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -178,7 +178,7 @@ class Trainer:
         metrics: dict[str, float] = {}
         for i, batch in enumerate(batches):
             last = i == len(batches) - 1
-            with self.accelerator.no_sync(self.wrapped) if not last else _nothing():
+            with self.accelerator.no_sync(self.wrapped) if not last else nullcontext():
                 loss, found = self.wrapped(batch.to(self.accelerator.device), counts)
                 self.accelerator.backward(loss)
             metrics["loss"] = metrics.get("loss", 0.0) + float(loss.detach())
@@ -346,11 +346,6 @@ def _weights(checkpoint: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     return load_file(checkpoint / "model.safetensors")
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 @contextmanager
