@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unitx.source import Source, Subset, labelled, labels_in, labels_of, name_of, origin
+from unitx.errors import BadItem
+from unitx.source import Source, Subset, labelled, labels_in, labels_of, name_of, origin, read_rows
 from unitx.tables import TableSource, collect
 
 RNG = np.random.default_rng(0)
@@ -28,6 +29,36 @@ def test_a_subset_of_a_subset():
     part = Subset(Subset(source, np.array([7, 5, 3, 1])), np.array([3, 0]))
     assert [part.row(i, RNG)["label"] for i in range(len(part))] == part.column("label") == ["b", "h"]
     assert part.columns == ["label", "n"] and origin(part) is source and name_of(part) == "t"
+
+
+class Squares:
+    """Rows of numbers, of which the odd ones cannot be read."""
+
+    columns = ("square",)
+
+    def __len__(self) -> int:
+        return 9
+
+    def row(self, index: int, rng: np.random.Generator, strength: float = 1.0) -> dict[str, float]:
+        if index % 2:
+            raise BadItem(f"{index} is odd")
+        return {"square": index**2 + strength * rng.random()}
+
+
+class TogetherSquares(Squares):
+    def read_rows(self, indices, rngs, strength=1.0):
+        return [{"square": -index} for index in indices]
+
+
+def test_rows_are_read_one_by_one_unless_the_source_does_better():
+    rngs = [np.random.default_rng(seed) for seed in range(3)]
+    subset = Subset(Squares(), np.array([8, 1, 2]))
+    one, bad, other = read_rows(subset, [0, 1, 2], rngs, 0.5)
+    assert one == {"square": 64 + 0.5 * np.random.default_rng(0).random()}
+    assert isinstance(bad, BadItem) and str(bad) == "1 is odd"
+    assert other == {"square": 4 + 0.5 * np.random.default_rng(2).random()}
+    better = Subset(TogetherSquares(), np.array([8, 1, 2]))
+    assert read_rows(better, [0, 1, 2], rngs) == [{"square": -8}, {"square": -1}, {"square": -2}]
 
 
 @pytest.mark.parametrize(

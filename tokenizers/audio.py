@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -14,15 +15,15 @@ import soundfile
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 from torchaudio.functional import melscale_fbanks
 from torchaudio.transforms import Resample
 
-from unitx.backbone import Linear
 from unitx.errors import BadItem, UnitxError
 from unitx.media import check_positive, crop, describe, is_tensor, open_binary
 from unitx.registry import register_tokenizer
 from unitx.tokenizer import Processor, Tokenizer
+from unitx.tokenizers.stem import Stem
 from unitx.tokens import Pieces
 
 RATES = (100, 1_000_000)  # Hz that a recording may have
@@ -43,6 +44,7 @@ class AudioProcessor(Processor):
         window: samples of a frame.
         frames: frames of a patch.
         bands: patches that the mel bands are cut into.
+        merges: of 2 × 2 neighbours, before a patch is embedded; 0 for one linear map (AST, Gong et al. 2021).
 
     Raises:
         UnitxError: an option is out of range.
@@ -54,6 +56,7 @@ class AudioProcessor(Processor):
     window: int = 400
     frames: int = 8
     bands: int = 1
+    merges: int = 3
 
     def __post_init__(self) -> None:
         check_positive(self, "max_tokens", "rate", "mels", "hop", "window", "frames", "bands")
@@ -91,13 +94,16 @@ class AudioProcessor(Processor):
 
         Frame i is centred on sample i * hop, so n samples give 1 + n // hop frames (for an even window).
         """
+        return self.features_of([raw])[0]
+
+    def features_of(self, raws: list[Tensor]) -> list[np.ndarray]:
         half = self.window // 2
         window, banks = _mel(self.rate, self.mels, self.window)
-        frames = F.pad(raw, (half, half)).unfold(0, self.window, self.hop)
-        power = torch.cat([_power(part * window) @ banks for part in frames.split(max(1, BLOCK // self.window))])
-        log = (power / power.max().clamp(min=1e-20)).clamp(min=10**-RANGE).log10_().numpy()
-        log -= log.mean()
-        return log / max(float(log.std()), LEAST_STD)
+        frames = [F.pad(raw, (half, half)).unfold(0, self.window, self.hop) for raw in raws]
+        counts = [len(of_item) for of_item in frames]
+        parts = [part for of_item in frames for part in of_item.split(max(1, BLOCK // self.window))]
+        mel = torch.cat([_power(torch.cat(block) * window) @ banks for block in _blocks(parts, BLOCK // self.window)])
+        return [_normalised(of_item) for of_item in mel.split(counts)]
 
     def cut(self, features: np.ndarray, rng: np.random.Generator | None = None) -> Pieces:
         room = self.max_tokens // self.bands * self.frames
@@ -113,7 +119,7 @@ class AudioProcessor(Processor):
         """Patches in order of time, then frequency; the one at (t, band) stands at (t, t + band, t)."""
         missing = -len(part) % self.frames
         if missing:
-            part = np.pad(part, ((0, missing), (0, 0)), constant_values=floor)
+            part = np.concatenate([part, np.broadcast_to(floor, (missing, part.shape[1]))])
         values = rearrange(part, "(t f) (band m) -> (t band) (f m)", f=self.frames, band=self.bands)
         time, band = np.divmod(np.arange(len(values)), self.bands)
         return Pieces(np.ascontiguousarray(values), np.stack([time, time + band, time], axis=1), shortened)
@@ -127,6 +133,23 @@ def _mel(rate: int, mels: int, window: int) -> tuple[Tensor, Tensor]:
     """
     banks = melscale_fbanks(window // 2 + 1, 0.0, rate / 2, mels, rate, norm="slaney", mel_scale="slaney")
     return torch.hann_window(window), banks
+
+
+def _blocks(parts: list[Tensor], size: int) -> Iterator[list[Tensor]]:
+    """Neighbours together, as many as have `size` rows in all, at least one."""
+    block: list[Tensor] = []
+    for part in parts:
+        if block and sum(map(len, block)) + len(part) > size:
+            yield block
+            block = []
+        block.append(part)
+    yield block
+
+
+def _normalised(mel: Tensor) -> np.ndarray:
+    log = (mel / mel.max().clamp(min=1e-20)).clamp(min=10**-RANGE).log10_()
+    std, mean = torch.std_mean(log, correction=0)
+    return ((log - mean) / max(std.item(), LEAST_STD)).numpy()
 
 
 def _power(frames: Tensor) -> Tensor:
@@ -255,19 +278,13 @@ def _cut_off(name: str) -> BadItem:
 
 @register_tokenizer("audio")
 class AudioTokenizer(Tokenizer):
-    """A linear map of each patch of the spectrogram (AST, Gong et al. 2021).
-
-    Weights have variance 1 / features, so that token vectors begin at the unit RMS of the spectrogram.
-    """
+    """A small stem for each patch of the spectrogram (see `Stem`)."""
 
     Processor = AudioProcessor
 
     def __init__(self, processor: AudioProcessor, dim: int):
         super().__init__(processor, dim)
-        features = processor.frames * processor.mels // processor.bands
-        self.embed = Linear(features, dim)
-        nn.init.normal_(self.embed.weight, std=features**-0.5)
-        nn.init.zeros_(self.embed.bias)
+        self.stem = Stem(processor.frames, processor.mels // processor.bands, 1, dim, processor.merges)
 
     def forward(self, values: Tensor, counts: list[int]) -> Tensor:
-        return self.embed(values)
+        return self.stem(values)

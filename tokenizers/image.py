@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from PIL import Image, ImageCms, ImageOps
-from torch import Tensor, nn
+from torch import Tensor
 
-from unitx.backbone import Linear
 from unitx.errors import BadItem, UnitxError
 from unitx.media import check_positive, describe, open_binary
 from unitx.registry import register_tokenizer
 from unitx.tokenizer import Processor, Tokenizer
+from unitx.tokenizers.stem import Stem
 from unitx.tokens import Pieces
 
 SIDE_LIMIT = 100_000  # pixels; a file that claims so many a side is broken or an attack
@@ -47,6 +47,7 @@ class ImageProcessor(Processor):
     Attributes:
         max_tokens: the most patches that a picture becomes.
         patch: side of a patch in pixels.
+        merges: of 2 × 2 neighbours, before a patch is embedded; 0 for one linear map (ViT).
         mean: of red, green and blue in 0 to 1; taken off.
         std: divided by afterwards.
 
@@ -55,6 +56,7 @@ class ImageProcessor(Processor):
     """
 
     patch: int = 16
+    merges: int = 3
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
@@ -206,19 +208,13 @@ def _from_tensor(tensor: Tensor) -> Image.Image | Tensor:
 
 @register_tokenizer("image")
 class ImageTokenizer(Tokenizer):
-    """A linear map of each patch (ViT, Dosovitskiy et al. 2020).
-
-    Weights have variance 1 / features, so that a token's RMS begins as its patch's: 0.5 to 1 for normalised pixels.
-    """
+    """A small stem for each patch (see `Stem`)."""
 
     Processor = ImageProcessor
 
     def __init__(self, processor: ImageProcessor, dim: int):
         super().__init__(processor, dim)
-        features = processor.patch**2 * 3
-        self.embed = Linear(features, dim)
-        nn.init.normal_(self.embed.weight, std=features**-0.5)
-        nn.init.zeros_(self.embed.bias)
+        self.stem = Stem(processor.patch, processor.patch, 3, dim, processor.merges)
 
     def forward(self, values: Tensor, counts: list[int]) -> Tensor:
-        return self.embed(values)
+        return self.stem(values)

@@ -13,7 +13,7 @@ import signal
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,7 +22,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from unitx.augment import Augment, mix_pictures
-from unitx.data import Source
+from unitx.data import Source, read_rows
 from unitx.errors import BadItem, UnitxError
 from unitx.registry import TASKS
 from unitx.task import TaskInfo
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from unitx.model import Model
 
 TRAINING, EVALUATION = 0, 1  # parts of the random streams
+AT_ONCE = 64  # rows that are read together: enough to share the work, few enough for long recordings to fit in memory
 
 
 @dataclass
@@ -70,23 +71,25 @@ class Preparer:
     def modalities(self) -> list[str]:
         return sorted(self.processors)
 
-    def features(
+    def read(
         self, example: Example, rng: np.random.Generator, augment: Augment | None = None, strength: float = 0.0
     ) -> list[tuple[str, Any]]:
-        """Read the items of an example and vary them: (modality, features) pairs.
+        """Decode the items of an example and vary them: (modality, raw) pairs.
 
         Raises:
             BadItem: one of them cannot be read.
         """
-        found = []
-        for modality, item in example.parts:
-            processor = self.processors[modality]
-            raw = processor.read(item)
-            if augment:
-                raw = augment.raw(modality, raw, rng, strength)
-            values = processor.features(raw)
-            found.append((modality, augment.features(modality, values, rng, strength) if augment else values))
-        return found
+        parts = [(modality, self.processors[modality].read(item)) for modality, item in example.parts]
+        return [(m, augment.raw(m, raw, rng, strength)) for m, raw in parts] if augment else parts
+
+    def features(self, read: Sequence[list[tuple[str, Any]]]) -> list[list[tuple[str, Any]]]:
+        """The features of what `read` gave, for many examples: each modality's in one call."""
+        raws: dict[str, list[Any]] = {}
+        for parts in read:
+            for modality, raw in parts:
+                raws.setdefault(modality, []).append(raw)
+        found = {modality: iter(self.processors[modality].features_of(items)) for modality, items in raws.items()}
+        return [[(modality, next(found[modality])) for modality, _ in parts] for parts in read]
 
     def cut(self, example: Example, features: list[tuple[str, Any]], rng: np.random.Generator | None) -> Prepared:
         """Pieces of at most `max_tokens` from each part's features."""
@@ -107,9 +110,46 @@ class Preparer:
         return batch
 
 
-def row_examples(feed: Feed, index: int, rng: np.random.Generator, strength: float) -> list[Example]:
-    """The sequences that a task makes of one row."""
-    return TASKS.get(feed.info.kind).examples(feed.info, feed.source.row(index, rng, strength))
+class Drawn(NamedTuple):
+    """One sequence that is read, not yet cut: its features as (modality, features) pairs, and the row it is from."""
+
+    row: int
+    rng: np.random.Generator
+    info: TaskInfo
+    example: Example
+    features: list[tuple[str, Any]]
+
+
+def read_examples(
+    preparer: Preparer,
+    feed: Feed,
+    rows: Sequence[tuple[int, np.random.Generator]],
+    strength: float,
+    notes: Notes,
+    augment: Augment | None = None,
+) -> Iterator[Drawn]:
+    """The sequences that a task makes of some of its rows, read and varied; bad ones are noted and left out.
+
+    Args:
+        rows: pairs of a row's number and the generator that all its variation is drawn with.
+    """
+    for first in range(0, len(rows), AT_ONCE):
+        part = rows[first : first + AT_ONCE]
+        found: list[tuple[int, np.random.Generator, Example, list[tuple[str, Any]]]] = []
+        made = read_rows(feed.source, [index for index, _ in part], [rng for _, rng in part], strength)
+        for (index, rng), row in zip(part, made, strict=True):
+            try:
+                if isinstance(row, BadItem):
+                    raise row
+                for example in TASKS.get(feed.info.kind).examples(feed.info, row):
+                    found.append((index, rng, example, preparer.read(example, rng, augment, strength)))
+            except BadItem as error:
+                notes.skipped.append(str(error))
+        features = preparer.features([read for *_, read in found])
+        for (index, rng, example, _), values in zip(found, features, strict=True):
+            if augment:
+                values = [(modality, augment.features(modality, v, rng, strength)) for modality, v in values]
+            yield Drawn(index, rng, feed.info, example, values)
 
 
 class Step(NamedTuple):
@@ -158,32 +198,24 @@ class Steps(Dataset):
         notes, drawn = Notes(), []
         strength = self.strength(step)
         for number, feed in enumerate(self.feeds):
-            for place in self.places(feed, step)[self.rank :: self.world]:
-                drawn += self._row(number, feed, place, strength, notes)
+            rows = [self._row(number, feed, place) for place in self.places(feed, step)[self.rank :: self.world]]
+            drawn += read_examples(self.preparer, feed, rows, strength, notes, self.augment)
+        notes.items = sum(len(one.features) for one in drawn)
         rng = np.random.default_rng([self.seed, TRAINING, step])
         if self.augment.level == "strong" and rng.random() < strength:
             _mix(drawn, rng)
-        prepared = [(info, self.preparer.cut(example, values, own)) for info, example, values, own in drawn]
+        prepared = [(one.info, self.preparer.cut(one.example, one.features, one.rng)) for one in drawn]
         for _, example in prepared:
             notes.shortened.update(modality for modality, pieces in example.parts if pieces.shortened)
         size = -(-len(prepared) // self.accumulate)
         parts = [prepared[i : i + size] for i in range(0, len(prepared), size)] if prepared else []
         return Step([self.preparer.batch(part) for part in parts], notes)
 
-    def _row(self, number: int, feed: Feed, place: int, strength: float, notes: Notes) -> list[tuple]:
-        """Read the `place`-th row that a task sees, counted over all epochs; a bad one is noted and left out."""
+    def _row(self, number: int, feed: Feed, place: int) -> tuple[int, np.random.Generator]:
+        """The `place`-th row that a task sees, counted over all epochs, and its own random numbers."""
         epoch, within = divmod(place, len(feed.source))
         index = int(_order(self.seed, number, epoch, len(feed.source))[within])
-        rng = np.random.default_rng([self.seed, TRAINING, number, epoch, index])
-        drawn = []
-        try:
-            for example in row_examples(feed, index, rng, strength):
-                features = self.preparer.features(example, rng, self.augment, strength)
-                drawn.append((feed.info, example, features, rng))
-                notes.items += len(example.parts)
-        except BadItem as error:
-            notes.skipped.append(str(error))
-        return drawn
+        return index, np.random.default_rng([self.seed, TRAINING, number, epoch, index])
 
 
 class Epochs(Steps):
@@ -207,20 +239,20 @@ def _order(seed: int, number: int, epoch: int, rows: int) -> np.ndarray:
     return np.random.default_rng([seed, number, epoch]).permutation(rows)
 
 
-def _mix(drawn: list[tuple], rng: np.random.Generator) -> None:
+def _mix(drawn: list[Drawn], rng: np.random.Generator) -> None:
     """Mixup and CutMix between the classified pictures of a step that have one size."""
     groups: dict[tuple, list[int]] = {}
-    for i, (info, _, features, _) in enumerate(drawn):
-        alone = len(features) == 1 and features[0][0] == "image"
-        if alone and info.kind == "classify" and not info.options.get("multi_label"):
-            groups.setdefault((info.name, features[0][1].shape), []).append(i)
+    for i, one in enumerate(drawn):
+        alone = len(one.features) == 1 and one.features[0][0] == "image"
+        if alone and one.info.kind == "classify" and not one.info.options.get("multi_label"):
+            groups.setdefault((one.info.name, one.features[0][1].shape), []).append(i)
     for places in groups.values():
-        pictures = torch.from_numpy(np.stack([drawn[i][2][0][1] for i in places]))
-        targets = torch.from_numpy(np.stack([drawn[i][1].target for i in places]))
+        pictures = torch.from_numpy(np.stack([drawn[i].features[0][1] for i in places]))
+        targets = torch.from_numpy(np.stack([drawn[i].example.target for i in places]))
         pictures, targets = mix_pictures(pictures, targets, rng)
         for i, picture, target in zip(places, pictures.numpy(), targets.numpy(), strict=True):
-            info, example, _, item_rng = drawn[i]
-            drawn[i] = (info, Example(example.parts, target, example.prefix_parts), [("image", picture)], item_rng)
+            mixed = replace(drawn[i].example, target=target)
+            drawn[i] = drawn[i]._replace(example=mixed, features=[("image", picture)])
 
 
 class Evaluation(Dataset):
@@ -236,16 +268,13 @@ class Evaluation(Dataset):
     def __getitem__(self, number: int) -> Batch | Notes:
         notes, prepared = Notes(), []
         first = number * self.feed.rows
-        for index in range(first, min(first + self.feed.rows, len(self.feed.source))):
-            rng = np.random.default_rng([self.seed, EVALUATION, index])
-            try:
-                for example in row_examples(self.feed, index, rng, 1.0):
-                    cut = self.preparer.cut(example, self.preparer.features(example, rng), None)
-                    prepared.append((self.feed.info, cut))
-                    notes.rows.append(index)
-                    notes.shortened.update(modality for modality, pieces in cut.parts if pieces.shortened)
-            except BadItem as error:
-                notes.skipped.append(str(error))
+        numbers = range(first, min(first + self.feed.rows, len(self.feed.source)))
+        rows = [(index, np.random.default_rng([self.seed, EVALUATION, index])) for index in numbers]
+        for one in read_examples(self.preparer, self.feed, rows, 1.0, notes):
+            cut = self.preparer.cut(one.example, one.features, None)
+            prepared.append((one.info, cut))
+            notes.rows.append(one.row)
+            notes.shortened.update(modality for modality, pieces in cut.parts if pieces.shortened)
         return self.preparer.batch(prepared, notes) if prepared else notes
 
 
@@ -259,19 +288,14 @@ def plan_rows(preparer: Preparer, feeds: list[Feed], batch_tokens: int, seed: in
     for number, feed in enumerate(feeds):
         rng = np.random.default_rng([seed, EVALUATION, number])
         places = rng.choice(len(feed.source), min(sample, len(feed.source)), replace=False)
-        tokens, problems = [], []
-        for index in places.tolist():
-            try:
-                examples = row_examples(feed, index, rng, 0.5)
-                cut = [preparer.cut(example, preparer.features(example, rng), rng) for example in examples]
-                tokens.append(sum(len(example) for example in cut))
-            except BadItem as error:
-                problems.append(str(error))
-        if not sum(tokens):
-            why = problems[0] if problems else f"no row has both an item and a known '{feed.info.label}'"
+        notes, tokens = Notes(), Counter[int]()
+        for one in read_examples(preparer, feed, [(index, rng) for index in places.tolist()], 0.5, notes):
+            tokens[one.row] += len(preparer.cut(one.example, one.features, rng))
+        if not tokens.total():
+            why = notes.skipped[0] if notes.skipped else f"no row has both an item and a known '{feed.info.label}'"
             raise UnitxError(f"task '{feed.info.name}': none of {len(places)} sampled rows can be used: {why}")
         share = batch_tokens * feed.info.weight / whole
-        feed.rows = max(1, min(round(share / np.mean(tokens)), 10 * len(feed.source)))
+        feed.rows = max(1, min(round(share / np.mean(list(tokens.values()))), 10 * len(feed.source)))
 
 
 def data_loader(dataset: Dataset, order: Sequence[int] | None, workers: int | None) -> DataLoader:

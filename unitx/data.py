@@ -19,7 +19,7 @@ from unitx.errors import UnitxError
 from unitx.folders import read_folder, read_text_file
 from unitx.hub import DatasetSource, load_hub
 from unitx.media import SUFFIXES, suffix_modality
-from unitx.source import Source, Subset, labelled, labels_in, labels_of, origin
+from unitx.source import Source, Subset, labelled, labels_in, labels_of, origin, read_rows
 from unitx.splits import split
 from unitx.tables import (
     TABLES,
@@ -43,6 +43,7 @@ __all__ = [
     "open_source",
     "origin",
     "parse_reads",
+    "read_rows",
     "split",
 ]
 

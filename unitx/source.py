@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+
+from unitx.errors import BadItem
 
 SEPARATOR = "|"  # between the labels of one cell, where a row may have several
 
@@ -31,6 +34,24 @@ class Source(Protocol):
         ...
 
 
+def read_rows(
+    source: Source, indices: Sequence[int], rngs: Sequence[np.random.Generator], strength: float = 1.0
+) -> list[dict[str, Any] | BadItem]:
+    """Several rows; in place of one that cannot be read stands why.
+
+    A source that makes many rows together more cheaply than one by one has such a method `read_rows` of its own.
+    """
+    if hasattr(source, "read_rows"):
+        return source.read_rows(indices, rngs, strength)
+    found: list[dict[str, Any] | BadItem] = []
+    for index, rng in zip(indices, rngs, strict=True):
+        try:
+            found.append(source.row(index, rng, strength))
+        except BadItem as error:
+            found.append(error)
+    return found
+
+
 @dataclass
 class Subset:
     """Some rows of a source, in the order of `indices`."""
@@ -47,6 +68,11 @@ class Subset:
 
     def row(self, index: int, rng: np.random.Generator, strength: float = 1.0) -> dict[str, Any]:
         return self.source.row(int(self.indices[index]), rng, strength)
+
+    def read_rows(
+        self, indices: Sequence[int], rngs: Sequence[np.random.Generator], strength: float = 1.0
+    ) -> list[dict[str, Any] | BadItem]:
+        return read_rows(self.source, [int(self.indices[i]) for i in indices], rngs, strength)
 
     def column(self, name: str) -> list[Any]:
         cells = self.source.column(name)

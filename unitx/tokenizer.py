@@ -34,6 +34,10 @@ class Processor:
         """The numbers that pieces are cut from: ids, pixels, a spectrogram."""
         raise NotImplementedError
 
+    def features_of(self, raws: list[Any]) -> list[Any]:
+        """The features of many items: as one by one, in less time where a modality can share work between them."""
+        return [self.features(raw) for raw in raws]
+
     def cut(self, features: Any, rng: np.random.Generator | None = None) -> Pieces:
         """At most `max_tokens` of it: a part chosen by `rng` where it is longer, the beginning without `rng`."""
         raise NotImplementedError

@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from unitx.errors import UnitxError
 from unitx.worlds import pictures, speech
@@ -33,8 +34,8 @@ HELD_OUT_STRENGTH = 0.5
 PATTERN = {"train": None, "validation": "stripes", "test": "checks"}
 
 # What training keeps in memory (see `EmojiWorld.prepare`): drawings and clips in all, and the least and most of one.
-DRAWINGS, DRAWINGS_EACH = 12_000, (6, 64)
-CLIPS, CLIPS_EACH = 48_000, (3, 32)
+DRAWINGS, DRAWINGS_EACH = 64_000, (6, 64)
+CLIPS, CLIPS_EACH = 96_000, (3, 32)
 
 # A hundred that are easy to name and to tell apart.
 HUNDRED = (
@@ -165,19 +166,39 @@ class EmojiWorld:
             rng: what the row of the training part is drawn with; the other parts draw theirs by the row's number.
             strength: 0 for the original drawing on white and a plain voice, 1 for the widest variation.
         """
-        concept, view = divmod(index, len(VIEWS))
+        return self.read_rows([index], [rng], strength)[0]
+
+    def read_rows(
+        self, indices: Sequence[int], rngs: Sequence[np.random.Generator], strength: float = 1.0
+    ) -> list[dict[str, Any]]:
+        """Several rows, each as by `row`; pictures are varied together, in a quarter of the time."""
         if self.part != "train":
-            rng = np.random.default_rng([PARTS.index(self.part), self.seed, index])
+            rngs = [np.random.default_rng([PARTS.index(self.part), self.seed, index]) for index in indices]
             strength = min(strength, HELD_OUT_STRENGTH)
-        row = dict.fromkeys(COLUMNS) | {"concept": self.labels[concept]}
-        if VIEWS[view] == "image":
-            return row | {"image": self._picture(concept, rng, strength)}
-        languages = self.spoken if VIEWS[view] == "audio" else self.languages
+        found: list[dict[str, Any]] = []
+        seen = []  # places of the rows with a picture
+        for place, (index, rng) in enumerate(zip(indices, rngs, strict=True)):
+            concept, view = divmod(index, len(VIEWS))
+            found.append(dict.fromkeys(COLUMNS) | {"concept": self.labels[concept]})
+            if VIEWS[view] == "image":
+                seen.append(place)
+            else:
+                found[-1] |= self._name(concept, VIEWS[view], rng, strength)
+        concepts = [indices[place] // len(VIEWS) for place in seen]
+        for place, picture in zip(seen, self._pictures(concepts, [rngs[i] for i in seen], strength), strict=True):
+            found[place]["image"] = picture
+        return found
+
+    def _name(self, concept: int, view: str, rng: np.random.Generator, strength: float) -> dict[str, Any]:
+        """The written or spoken name of a concept in any language, as cells."""
+        languages = self.spoken if view == "audio" else self.languages
         language = int(rng.integers(len(languages)))
-        if VIEWS[view] == "audio":
-            clip = speech.vary(self._clip(concept, language, rng), rng, strength)
-            return row | {"audio": (clip, speech.BANK_RATE), "language": languages[language]}
-        return row | {"text": self.names[self.emoji[concept]][languages[language]], "language": languages[language]}
+        if view == "text":
+            name = self.names[self.emoji[concept]][languages[language]]
+            name = vary_name(name, rng, strength) if self.part == "train" else name
+            return {"text": name, "language": languages[language]}
+        clip = speech.vary(self._clip(concept, language, rng), rng, strength)
+        return {"audio": (clip, speech.BANK_RATE), "language": languages[language]}
 
     def prepare(self) -> EmojiWorld:
         """Draw and speak what training draws from, in several processes; done by the first row if not before.
@@ -223,15 +244,22 @@ class EmojiWorld:
     def _drawn_size(self) -> int:
         return self.picture_size * 5 // 4  # so that a drawing isn't blurred when it is turned
 
-    def _picture(self, concept: int, rng: np.random.Generator, strength: float) -> Any:
+    def _pictures(
+        self, concepts: Sequence[int], rngs: Sequence[np.random.Generator], strength: float
+    ) -> list[Image.Image]:
+        if not concepts:
+            return []
+        drawings = np.stack([self._drawing(*pair, strength) for pair in zip(concepts, rngs, strict=True)])
+        mirror = [not pictures.HANDED.search(self.labels[concept]) for concept in concepts]
+        varied = pictures.vary(drawings, self.picture_size, rngs, strength, mirror, PATTERN[self.part])
+        return [Image.fromarray(picture) for picture in varied]
+
+    def _drawing(self, concept: int, rng: np.random.Generator, strength: float) -> np.ndarray:
         if self.part == "train":
             choices = self._drawings[concept]
-            drawing = choices[int(rng.integers(1 + round(strength * (len(choices) - 1))))]
-        else:
-            style = pictures.Style.random(rng, strength * rng.random())
-            drawing = pictures.draw(self.emoji[concept], self._drawn_size, style)
-        mirror = not pictures.HANDED.search(self.labels[concept])
-        return pictures.vary(drawing, self.picture_size, rng, strength, mirror, PATTERN[self.part])
+            return choices[int(rng.integers(1 + round(strength * (len(choices) - 1))))]
+        style = pictures.Style.random(rng, strength * rng.random())
+        return pictures.draw(self.emoji[concept], self._drawn_size, style)
 
     def _clip(self, concept: int, language: int, rng: np.random.Generator) -> np.ndarray:
         if self.part != "train":
@@ -263,6 +291,20 @@ def name_of(emoji: str, language: str) -> str:
     if language not in _languages() or language not in names:
         raise UnitxError(f"there is no name of {emoji!r} in '{language}'; names are in: {', '.join(_languages())}")
     return names[language].strip(":").replace("_", " ")
+
+
+def vary_name(name: str, rng: np.random.Generator, strength: float = 1.0) -> str:
+    """A name as it may be typed: some words of it ("gato" for "cara de gato"), or in other letters ("CAT FACE").
+
+    Strength 0 gives the name as it is; 1 leaves words out of two in five names, and changes the case of as many.
+    """
+    words = name.split()
+    if len(words) > 1 and rng.random() < 0.4 * strength:
+        kept = [word for word in words if rng.random() < 0.5]
+        name = " ".join(kept) or words[int(rng.integers(len(words)))]
+    if rng.random() < 0.4 * strength:
+        name = (str.upper, str.title, str.capitalize)[int(rng.integers(3))](name)
+    return name
 
 
 @cache

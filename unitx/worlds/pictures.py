@@ -13,12 +13,16 @@ import colorsys
 import io
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources.abc import Traversable
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from PIL import Image, ImageFilter
+from torch import Tensor
 
 from unitx.errors import UnitxError
 
@@ -282,54 +286,66 @@ def _hex(rgb: tuple[float, ...]) -> str:
 
 
 def vary(
-    drawing: np.ndarray,
+    drawings: np.ndarray,
     size: int,
-    rng: np.random.Generator,
+    rngs: Sequence[np.random.Generator],
     strength: float = 1.0,
-    mirror: bool = True,
+    mirror: bool | Sequence[bool] = True,
     patterned: str | None = None,
-) -> Image.Image:
-    """Put a drawing on a ground, at a random place, size and turn, in random proportions and light.
+) -> np.ndarray:
+    """Put drawings on grounds, each at a random place, size and turn, in random proportions and light.
 
     Args:
-        drawing: (n, n, 4) uint8 from `draw`; n is best a little larger than `size`.
-        size: of the picture, in pixels.
-        strength: 0 gives the drawing as it is, on white; 1 the widest variation.
-        mirror: whether it may be mirrored.
-        patterned: "stripes" or "checks" for a ground with such a pattern, None for a plain, shaded or cloudy one.
+        drawings: (b, n, n, 4) uint8 from `draw`; n is best a little larger than `size`.
+        size: of the pictures, in pixels.
+        rngs: b generators; a picture depends on its own only.
+        strength: 0 gives the drawings as they are, on white; 1 the widest variation.
+        mirror: whether it may be mirrored, for all or each.
+        patterned: "stripes" or "checks" for grounds with such a pattern, None for plain, shaded or cloudy ones.
 
-    Returns: an RGB picture (size, size).
+    Returns: RGB pictures (b, size, size, 3) uint8.
     """
-    source = _four_channels(drawing)
-    quad = _quad(drawing.shape[0], rng, strength, mirror)
-    placed = source.transform((size, size), Image.Transform.QUAD, quad, Image.Resampling.BILINEAR)
-    values = np.asarray(placed).reshape(-1, 4).astype(np.float32)
-    ground = _ground(size, rng, strength, patterned)
-    picture = values @ _light(rng, strength)
-    picture += ground - values[:, 3:] * np.float32(1 / 255) * ground
-    if strength and rng.random() < 0.3:
-        picture += rng.standard_normal(picture.shape, dtype=np.float32) * np.float32(12 * strength * rng.random())
-    picture += np.float32(0.5)
-    np.minimum(np.maximum(picture, 0, out=picture), 255, out=picture)
-    result = Image.fromarray(picture.astype(np.uint8).reshape(size, size, 3))
-    if rng.random() < 0.3 * strength:
-        result = result.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.8) * size / 32))
-    return result
+    u = np.stack([rng.random(24, dtype=np.float32) for rng in rngs])
+    placed = _place(drawings, size, _quads(u[:, :7], rngs, strength, mirror))
+    ground = torch.from_numpy(_grounds(size, u[:, 8:10], rngs, strength, patterned))
+    pictures = torch.from_numpy(_lights(u[:, 10:15], strength)) @ placed
+    pictures += ground - placed[:, 3:] * ground / 255
+    for i in np.flatnonzero(u[:, 15] < 0.3 * (strength > 0)):
+        noise = rngs[i].standard_normal((3, size * size), dtype=np.float32)
+        pictures[i] += torch.from_numpy(noise * np.float32(12 * strength * u[i, 16]))
+    pictures = pictures.clamp_(0, 255).view(-1, 3, size, size)
+    blurred = np.flatnonzero(u[:, 17] < 0.3 * strength)
+    if len(blurred):
+        pictures[blurred] = _blur(pictures[blurred], (0.2 + 0.6 * u[blurred, 18]) * size / 32)
+    return pictures.add_(0.5).to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
-def _quad(n: int, rng: np.random.Generator, strength: float, mirror: bool) -> list[float]:
-    """The four corners, in the drawing, of what the picture shows: upper left, lower left, lower right, upper right."""
-    u = (rng.uniform(-1, 1, 6) * strength).tolist()
-    cos, sin = math.cos(0.45 * u[0]), math.sin(0.45 * u[0])
-    scale = 1 - 0.2 * strength + 0.22 * u[1]
-    stretch, shear = math.exp(0.22 * u[2]), 0.25 * u[3]
-    flip = -1 if mirror and rng.random() < 0.5 * min(1, 2 * strength) else 1
-    across, down = stretch * scale * flip, scale / stretch
-    shape = np.array([[(cos + shear * sin) / across, sin / down], [(shear * cos - sin) / across, cos / down]])
+def _place(drawings: np.ndarray, size: int, quads: np.ndarray) -> Tensor:
+    """(b, 4, size · size) float32: what the quadrilaterals (b, 4, 2) hold, their corners in 0 … 1 of the drawings."""
+    along = (np.arange(size, dtype=np.float32) + 0.5) / size
+    down, across = np.repeat(along, size), np.tile(along, size)
+    weights = np.stack([(1 - across) * (1 - down), (1 - across) * down, across * down, across * (1 - down)], axis=1)
+    grid = torch.from_numpy(2 * (weights @ quads) - 1).view(-1, size, size, 2)
+    source = torch.tensor(drawings).permute(0, 3, 1, 2).float()
+    return F.grid_sample(source, grid, mode="bilinear", align_corners=False).flatten(2)
+
+
+def _quads(
+    u: np.ndarray, rngs: Sequence[np.random.Generator], strength: float, mirror: bool | Sequence[bool]
+) -> np.ndarray:
+    """(b, 4, 2): the corners, in 0 … 1 of the drawing, of what the picture shows: upper left, lower left, lower right,
+    upper right."""
+    turn, zoom, stretch, shear, right, down = (2 * u[:, :6].T - 1) * strength
+    cos, sin = np.cos(0.45 * turn), np.sin(0.45 * turn)
+    scale = 1 - 0.2 * strength + 0.22 * zoom
+    stretch, shear = np.exp(0.22 * stretch), 0.25 * shear
+    flip = np.where((u[:, 6] < 0.5 * min(1, 2 * strength)) & mirror, -1, 1)
+    across, along = stretch * scale * flip, scale / stretch
+    shape = np.stack([(cos + shear * sin) / across, sin / along, (shear * cos - sin) / across, cos / along], axis=1)
     room = 0.5 * (1.15 - scale)
-    corners = (CORNERS - (room * u[4], room * u[5])) @ shape
-    corners += 0.06 * strength * rng.standard_normal((4, 2))  # perspective
-    return ((corners + 0.5) * n).ravel().tolist()
+    corners = (CORNERS - np.stack([room * right, room * down], axis=1)[:, None]) @ shape.reshape(-1, 2, 2)
+    corners += [0.06 * strength * rng.standard_normal((4, 2)) for rng in rngs]  # perspective
+    return (corners + 0.5).astype(np.float32)
 
 
 # Rotation of the hue about the grey axis (YIQ): matrix = GREY + cos · COLOUR + sin · TURN.
@@ -338,39 +354,62 @@ COLOUR = np.eye(3) - GREY
 TURN = np.array([[0.168, 0.330, -0.497], [-0.328, 0.035, 0.292], [1.250, -1.050, -0.203]])
 
 
-def _light(rng: np.random.Generator, strength: float) -> np.ndarray:
-    """A random change of hue, saturation, contrast and brightness, as a matrix (4, 3) for colours times alpha."""
-    u = (rng.uniform(-1, 1, 4) * strength).tolist()
-    contrast = 1 + 0.3 * u[0]
-    saturation = 0.0 if rng.random() < 0.05 * strength else 1 + 0.5 * u[1]
-    colour = math.cos(0.25 * u[2]) * COLOUR + math.sin(0.25 * u[2]) * TURN
-    matrix = np.empty((4, 3), dtype=np.float32)
-    matrix[:3] = contrast * (GREY + saturation * colour).T
-    matrix[3] = (127 * (1 - contrast) + 35 * u[3]) / 255
-    return matrix
+def _lights(u: np.ndarray, strength: float) -> np.ndarray:
+    """(b, 3, 4) float32: random changes of hue, saturation, contrast and brightness, for colours times alpha."""
+    contrast, saturation, hue, brightness = (2 * u[:, :4].T[..., None, None] - 1) * strength
+    contrast = 1 + 0.3 * contrast
+    saturation = np.where(u[:, 4, None, None] < 0.05 * strength, 0, 1 + 0.5 * saturation)
+    colour = np.cos(0.25 * hue) * COLOUR + np.sin(0.25 * hue) * TURN
+    offset = np.broadcast_to((127 * (1 - contrast) + 35 * brightness) / 255, (len(u), 3, 1))
+    return np.concatenate([contrast * (GREY + saturation * colour), offset], axis=2).astype(np.float32)
 
 
-def _ground(size: int, rng: np.random.Generator, strength: float, patterned: str | None) -> np.ndarray:
-    """(size · size, 3) or (3,) float32: white, one colour, shaded, cloudy or patterned."""
-    if rng.random() > 0.75 * strength:
-        return np.full(3, 255, dtype=np.float32)
-    if patterned:
-        return _pattern(size, rng, patterned)
-    first = 255 * rng.random(3, dtype=np.float32)
-    cells = CLOUDS[int(rng.integers(len(CLOUDS)))]
+def _grounds(
+    size: int, u: np.ndarray, rngs: Sequence[np.random.Generator], strength: float, patterned: str | None
+) -> np.ndarray:
+    """(b, 3, size · size) float32: white, one colour, shaded, cloudy or patterned."""
+    grounds = np.full((len(u), 3, size * size), 255, dtype=np.float32)
+    for i in np.flatnonzero(u[:, 0] < 0.75 * strength):
+        if patterned:
+            grounds[i] = _pattern(size, rngs[i], patterned)
+        else:
+            grounds[i] = _clouds(size, rngs[i], CLOUDS[int(u[i, 1] * len(CLOUDS))])
+    return grounds
+
+
+def _clouds(size: int, rng: np.random.Generator, cells: int) -> np.ndarray:
+    """(3, size · size) or (3, 1): patches of colours blurred into each other."""
+    first = 255 * rng.random((3, 1, 1), dtype=np.float32)
     if cells == 1:
-        return first
-    change = rng.standard_normal((cells, cells, 3), dtype=np.float32) * np.float32(25 + 40 * rng.random())
-    colours = Image.fromarray(np.clip(first + change, 0, 255).astype(np.uint8))
-    return np.asarray(colours.resize((size, size), Image.Resampling.BICUBIC)).reshape(-1, 3).astype(np.float32)
+        return first[..., 0]
+    change = rng.standard_normal((3, cells, cells), dtype=np.float32) * np.float32(25 + 40 * rng.random())
+    spread = _spread(cells, size)
+    return (spread @ np.clip(first + change, 0, 255) @ spread.T).reshape(3, -1)
+
+
+@cache
+def _spread(cells: int, size: int) -> np.ndarray:
+    """(size, cells) float32: the weight of each of `cells` values in `size` values interpolated between them."""
+    return F.interpolate(torch.eye(cells)[None], size, mode="linear", align_corners=False)[0].T.numpy()
 
 
 def _pattern(size: int, rng: np.random.Generator, patterned: str) -> np.ndarray:
-    """Stripes in any direction, or checks, of two colours that differ a little."""
+    """(3, size · size): stripes in any direction, or checks, of two colours that differ a little."""
     angle, width = rng.uniform(0, math.pi), rng.uniform(0.08, 0.25) * size
     y, x = np.mgrid[:size, :size]
     across, along = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
     bands = np.floor(across / width) + (np.floor(along / width) if patterned == "checks" else 0)
-    first = rng.uniform(0, 255, 3)
-    second = (first + rng.normal(0, 40, 3)).clip(0, 255)
-    return np.where((bands % 2 == 0).reshape(-1, 1), first, second).astype(np.float32)
+    first = rng.uniform(0, 255, (3, 1))
+    second = (first + rng.normal(0, 40, (3, 1))).clip(0, 255)
+    return np.where(bands.reshape(1, -1) % 2 == 0, first, second)
+
+
+def _blur(pictures: Tensor, radii: np.ndarray) -> Tensor:
+    """Pictures (b, 3, h, w), each blurred by a Gaussian of its own standard deviation, in pixels."""
+    reach = math.ceil(2 * pictures.shape[-1] / 32)  # 2.5 times the widest
+    kernels = np.exp(-0.5 * (np.arange(-reach, reach + 1) / radii[:, None]) ** 2)
+    kernels = torch.from_numpy(np.repeat(kernels / kernels.sum(1, keepdims=True), 3, axis=0)).float()
+    channels = pictures.flatten(0, 1)[None]
+    channels = F.pad(channels, (reach,) * 4, mode="replicate")
+    channels = F.conv2d(channels, kernels[:, None, :, None], groups=len(kernels))
+    return F.conv2d(channels, kernels[:, None, None, :], groups=len(kernels)).view_as(pictures)

@@ -219,8 +219,8 @@ def vary(waveform: np.ndarray, rng: np.random.Generator, strength: float = 1.0) 
     u = rng.uniform(-1, 1, 4) * strength
     step = math.exp(0.15 * u[0])
     places = np.arange(int((len(waveform) - 1) / step), dtype=np.float32) * np.float32(step)
-    before = places.astype(np.int32)
-    waveform = waveform[before] + (places - before) * np.diff(waveform)[before]
+    before = places.astype(np.int64)  # numpy gathers twice as fast by these as by 32 bits
+    waveform = waveform[before] + (places - before).astype(np.float32) * np.diff(waveform)[before]
     waveform[1:] += np.float32(0.6 * u[1]) * waveform[:-1]  # duller or brighter
     if rng.random() < 0.4 * strength:
         delay = int(rng.integers(80, 1_600))  # an echo after 5 to 100 ms

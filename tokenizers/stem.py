@@ -1,0 +1,49 @@
+"""How a patch of a picture or a spectrogram becomes a vector."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from unitx.backbone import Linear
+
+GELU_GAIN = 1.6  # restores the RMS of normally distributed values after a GELU
+
+
+class Stem(nn.Module):
+    """Embeds each patch by itself: 2 × 2 neighbours are merged `merges` times, and what is left is mapped to a vector.
+
+    The weights of a merge are shared by all places of a patch, so that a line is the same line a pixel further on; a
+    linear map of the whole patch has to learn it for each place. After the hierarchical MLP stem of Touvron et al.
+    (2022, "Three things everyone should know about vision transformers"), with widths that double from merge to merge.
+    Without merges it is ViT's linear map (Dosovitskiy et al. 2020).
+
+    Weights keep the RMS of their input at initialisation.
+
+    Args:
+        height, width, channels: of a patch.
+        dim: of the vectors.
+        merges: fewer are done where a side stops being even.
+    """
+
+    def __init__(self, height: int, width: int, channels: int, dim: int, merges: int):
+        super().__init__()
+        self.shape = height, width, channels
+        while height % 2**merges or width % 2**merges:
+            merges -= 1
+        places = height * width // 4**merges
+        last = min(dim, max(2 * dim // places, 16))
+        widths = [channels, *(max(last >> i, channels) for i in reversed(range(merges)))]
+        self.merge = nn.ModuleList(Linear(4 * a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.embed = Linear(places * widths[-1], dim)
+        for i, layer in enumerate([*self.merge, self.embed]):
+            nn.init.normal_(layer.weight, std=(GELU_GAIN if i else 1.0) * layer.in_features**-0.5)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """(n, height · width · channels), in this order, → (n, dim)."""
+        x = patches.view(-1, *self.shape)
+        for merge in self.merge:
+            x = F.gelu(merge(rearrange(x, "n (h p) (w q) c -> n h w (p q c)", p=2, q=2)))
+        return self.embed(x.flatten(1))
