@@ -156,7 +156,7 @@ def test_an_interrupt_and_a_closed_pipe_are_no_traceback(
     monkeypatch.setattr(training, "train", interrupt)
     assert cli.main(["train", "align"]) == 130
     assert capsys.readouterr().err == "unitx: interrupted\n"
-    pipe = f"{sys.executable} -m unitx.cli recipes | head -c 1"
+    pipe = f"{sys.executable} -m unitx recipes | head -c 1"
     done = subprocess.run(pipe, shell=True, capture_output=True, text=True)
     assert done.stderr == "" and len(done.stdout) == 1
 
@@ -184,6 +184,6 @@ def test_help_answers_in_half_a_second() -> None:
     took = []
     for _ in range(3):
         start = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "unitx.cli", "--help"], check=True, capture_output=True)
+        subprocess.run([sys.executable, "-m", "unitx", "--help"], check=True, capture_output=True)
         took.append(time.perf_counter() - start)
     assert min(took) < 0.5

@@ -160,6 +160,7 @@ def test_the_installed_command_shows_its_help(installed: Path, tmp_path: Path) -
     shown = run(installed / "bin" / "unitx", "--help", cwd=tmp_path, path=installed)
     for verb in ("demo", "recipes", "train", "finetune", "evaluate", "predict", "generate", "embed", "search"):
         assert verb in shown
+    assert run(sys.executable, "-m", "unitx", "--help", cwd=tmp_path, path=installed) == shown
     code = HELP + "import unitx, os\nassert os.path.dirname(unitx.__file__) == os.path.join(sys.argv[1], 'unitx')"
     run(sys.executable, "-c", code, installed, cwd=tmp_path, path=installed)
 

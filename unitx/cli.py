@@ -303,7 +303,3 @@ def _search(arguments: argparse.Namespace) -> None:
         )
     for hit in Index(arguments.index).search(_load(arguments), arguments.query, arguments.top, arguments.modality):
         print(f"{hit.score:.3f}  {hit.item}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
