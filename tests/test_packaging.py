@@ -170,6 +170,11 @@ def test_help_and_the_package_itself_do_not_import_torch(tmp_path: Path) -> None
     assert python(HELP + "print('torch' in sys.modules)", tmp_path).endswith("False\n")
 
 
+def test_every_name_that_the_package_offers_is_there(tmp_path: Path) -> None:
+    code = "import unitx; assert all(callable(getattr(unitx, name)) for name in unitx.__all__); print(*unitx.__all__)"
+    assert {"Model", "Index", "train", "finetune", "evaluate"} <= set(python(code, tmp_path, ROOT).split())
+
+
 def test_from_the_repository_root_tokenizers_is_hugging_faces() -> None:
     code = (
         "import sys, tokenizers; assert sys.path[0] == ''; print(tokenizers.__file__, tokenizers.Tokenizer.__module__)"
