@@ -203,8 +203,7 @@ def _parts(model: Model, item: Any, modality: str | None) -> list[tuple[str, Any
     else:
         parts = [(modality or _guess(model, item), item)]
     for name, _ in parts:
-        if name not in model.tokenizers:
-            raise UnitxError(f"the model does not read '{name}'; it reads: {', '.join(model.modalities)}")
+        model.check_reads(name)
     if not parts:
         raise UnitxError("an item without any part: give at least one modality")
     return parts

@@ -119,6 +119,11 @@ class Model(nn.Module):
         """The head that embeddings come from: the last `align` task's; None where there is none."""
         return next((head for head in reversed(self.heads.values()) if head.info.kind == "align"), None)
 
+    def check_reads(self, modality: str) -> None:
+        """Raise UnitxError for a modality that the model does not read; says which it reads."""
+        if modality not in self.tokenizers:
+            raise UnitxError(f"the model does not read '{modality}'; it reads: {', '.join(self.modalities)}")
+
     def head(self, task: str) -> Task:
         """The head of a task, by name.
 
