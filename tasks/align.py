@@ -57,14 +57,16 @@ class Align(Task):
                 raise UnitxError(f"dim is {self.dim!r}; it must be a whole number above 0")
 
     headline = "recall@1"
+    apart = embeds = True
 
     def __init__(self, dim: int, info: TaskInfo, processors: dict[str, Processor]):
         super().__init__(dim, info, processors)
         # Without its own statistics each modality stands in a cone of its own, and the contrast sees only which.
         self.norms = nn.ModuleDict({modality: nn.BatchNorm1d(dim) for modality in sorted(processors)})
-        self.project = Linear(dim, self.options.dim or dim, bias=False)
+        self.embedding_dim = self.options.dim or dim
+        self.project = Linear(dim, self.embedding_dim, bias=False)
         if info.labels:
-            self.proxies = nn.Parameter(torch.randn(len(info.labels), self.options.dim or dim))
+            self.proxies = nn.Parameter(torch.randn(len(info.labels), self.embedding_dim))
 
     def add_modality(self, modality: str) -> None:
         norms = {**self.norms, modality: nn.BatchNorm1d(self.project.in_features).to(self.project.weight.device)}
@@ -102,10 +104,6 @@ class Align(Task):
             "concept": torch.tensor([concept for _, concept, _ in targets], dtype=torch.long),
             "keys": torch.tensor([keys for _, _, keys in targets], dtype=torch.long).view(-1, len(info.reads)),
         }
-
-    def embed(self, tokens: Tokens) -> Tensor:
-        """(B, dim) unit vectors in packed order, float32."""
-        return self.outputs(tokens, torch.arange(len(tokens.layout), device=tokens.layout.device))
 
     def outputs(self, tokens: Tokens, rows: Tensor) -> Tensor:
         """(n, dim) unit vectors.

@@ -71,7 +71,7 @@ def test_windows_of_long_items_are_averaged_by_their_lengths(model: Model, modal
     for window in windows:
         tokens = model.encode(embedding.collate([embedding.Prepared([(modality, window)])], model.modalities))
         head = model.heads["space"] if "space" in model.tasks else None
-        vector = (head.embed(tokens) if head else tokens.mean()).detach().numpy()[0]
+        vector = (head.outputs(tokens, torch.tensor([0])) if head else tokens.mean()).detach().numpy()[0]
         total += len(window) * vector
     for batch_tokens in (4, 10_000):
         found = model.embed([picture(0), item, "x"], batch_tokens=batch_tokens, normalize=False)[1]
@@ -264,8 +264,8 @@ def test_predictions_skip_what_cannot_be_read(tmp_path: Path) -> None:
     [
         ((CLASSES,), {"task": "kinds"}, "has no task 'kinds'"),
         ((CLASSES,), {"top": 0}, "top is 0"),
-        ((CLASSES, BOTH), {}, r"has 2 classify tasks; say which with task= \(kind, both\)"),
-        ((SPACE, STORIES), {}, "has no classify task; its tasks are: space, stories"),
+        ((CLASSES, BOTH), {}, r"2 tasks of the model could be meant; say which, task= \(kind, both\)"),
+        ((SPACE, STORIES), {}, "has no task that classifies; its tasks are: space, stories"),
         ((PAIRS,), {}, r"'pairs' \(align\) does not predict labels"),
         ((), {}, "has no"),
     ],

@@ -118,7 +118,7 @@ def test_an_old_head_of_a_frozen_modality_is_not_trained_anew(tmp_path: Path, ba
 
 
 def test_a_second_space_beside_a_frozen_one_is_refused(tmp_path: Path, base: Path, rows: list[dict[str, Any]]):
-    with pytest.raises(UnitxError, match=r"--freeze text: embeddings would come from the new align task.*'meaning'"):
+    with pytest.raises(UnitxError, match=r"--freeze text: embeddings would come from the new task.*'meaning'"):
         further(base, {"other": PAIRS}, tmp_path / "run", data=rows, tune="lora", freeze="text")
 
 

@@ -41,7 +41,7 @@ def embed(
     show_progress: bool | None = None,
     on_error: str = "raise",
 ) -> np.ndarray:
-    """One vector an item: from the model's last `align` head, or else the mean of the backbone's output.
+    """One vector an item: from the model's last head that embeds (`align`), or else the mean of the backbone's output.
 
     Args:
         items: paths, texts, bytes, PIL images, arrays, tensors, (waveform, rate) pairs, or dictionaries of modality →
@@ -58,15 +58,15 @@ def embed(
         BadItem: an item that cannot be read; says which.
         UnitxError: a modality that the model does not read.
     """
-    align = model.embedding_head
+    head = model.embedding_head
     sequences = _sequences(model, items, modality)
 
     def compute(tokens: Tokens) -> Tensor:
-        return align.embed(tokens) if align is not None else tokens.mean()
+        return _of_all(head, tokens) if head is not None else tokens.mean()
 
     vectors = _run(model, sequences, compute, batch_tokens, show_progress, on_error)
     if vectors is None:
-        dim = model.backbone.config.dim if align is None else align.project.out_features
+        dim = model.backbone.config.dim if head is None else head.embedding_dim
         return np.full((len(sequences), dim), np.nan, dtype=np.float32)
     return (F.normalize(vectors, dim=-1) if normalize else vectors).numpy()
 
@@ -122,7 +122,7 @@ def predict(
     head = model.head(task or predicting_task(model))
     if type(head).answers is Task.answers and type(head).probabilities is Task.probabilities:
         head.probabilities(torch.zeros(0))  # says that the task does not predict, before any work
-    sequences = _task_sequences(model, head.info, items)
+    sequences = _task_sequences(model, head, items)
     outputs = _task_outputs(model, head, sequences, batch_tokens, show_progress, on_error)
     if outputs is None:
         return [[] for _ in sequences]
@@ -146,7 +146,7 @@ def predict_proba(
     With `on_error="skip"` what cannot be read gives a row of NaN.
     """
     head = model.head(task or predicting_task(model))
-    sequences = _task_sequences(model, head.info, items)
+    sequences = _task_sequences(model, head, items)
     outputs = _task_outputs(model, head, sequences, batch_tokens, show_progress, on_error)
     if outputs is None:
         return np.full((len(sequences), len(head.info.labels)), np.nan, dtype=np.float32)
@@ -159,23 +159,28 @@ def predicting_task(model: Model) -> str:
     Raises:
         UnitxError: it is not plain.
     """
-    return model.only_task("classify") if len(model.tasks) != 1 else model.tasks[0]
+    return model.only_task("classifies") if len(model.tasks) != 1 else model.tasks[0]
 
 
-def _task_sequences(model: Model, info: TaskInfo, items: Iterable[Any]) -> list[list[tuple[str, Any]]]:
-    """What the task reads of each item; `align` reads its columns apart, so any one of its modalities will do."""
-    if info.kind == "align":
+def _task_sequences(model: Model, head: Task, items: Iterable[Any]) -> list[list[tuple[str, Any]]]:
+    """What the task reads of each item; where it reads its columns apart, any one of its modalities will do."""
+    if head.apart:
         return _sequences(model, items, None)
-    return [_task_parts(info, item) for item in _as_list(items)]
+    return [_task_parts(head.info, item) for item in _as_list(items)]
 
 
 def _task_outputs(
     model: Model, head: Task, sequences: Any, batch_tokens: int, show_progress: bool | None, on_error: str
 ) -> Tensor | None:
     def compute(tokens: Tokens) -> Tensor:
-        return head.outputs(tokens, torch.arange(len(tokens.layout), device=tokens.layout.device))
+        return _of_all(head, tokens)
 
     return _run(model, sequences, compute, batch_tokens, show_progress, on_error)
+
+
+def _of_all(head: Task, tokens: Tokens) -> Tensor:
+    """The head's outputs of all sequences, in packed order."""
+    return head.outputs(tokens, torch.arange(len(tokens.layout), device=tokens.layout.device))
 
 
 def _as_list(items: Iterable[Any]) -> list[Any]:

@@ -7,6 +7,7 @@ from unitx.job import Job, build_job
 from unitx.lora import has_lora
 from unitx.model import Model
 from unitx.recipe import Recipe
+from unitx.registry import TASKS
 
 
 def prepare_base(recipe: Recipe, base: Model) -> Job:
@@ -31,9 +32,9 @@ def prepare_base(recipe: Recipe, base: Model) -> Job:
     for name in sorted(old_heads & set(recipe.tasks)) if frozen else []:
         raise UnitxError(f"--freeze {recipe.freeze}: the model's task '{name}' would change; give yours another name")
     space = base.embedding_head
-    if frozen and space is not None and any(task.kind == "align" for task in recipe.tasks.values()):
+    if frozen and space is not None and any(TASKS.get(task.kind).embeds for task in recipe.tasks.values()):
         raise UnitxError(
-            f"--freeze {recipe.freeze}: embeddings would come from the new align task in place of '{space.info.name}', "
+            f"--freeze {recipe.freeze}: embeddings would come from the new task in place of '{space.info.name}', "
             "and change; train it without --freeze"
         )
     job = build_job(recipe, base)

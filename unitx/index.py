@@ -333,10 +333,10 @@ def model_identity(model: Model) -> str:
 
     Of a large tensor it reads some thousand values spread evenly, which takes milliseconds; training changes them all.
     """
-    align = model.embedding_head
+    head = model.embedding_head
     options = [(name, astuple(processor)) for name, processor in model.processors.items()]
     digest = hashlib.sha256(repr((model.backbone.config, options, model.frozen)).encode())
-    for module in (model.backbone, model.tokenizers, *([align] if align is not None else [])):
+    for module in (model.backbone, model.tokenizers, *([head] if head is not None else [])):
         for name, value in module.state_dict().items():
             sample = value.detach().flatten()[:: max(1, value.numel() // 4096)].cpu().contiguous()
             digest.update(f"{name} {tuple(value.shape)}".encode() + sample.double().numpy().tobytes())
