@@ -77,6 +77,7 @@ def build_job(recipe: Recipe, base: Model | None = None) -> Job:
         "lr": recipe.lr or size.lr * (FINETUNE_RATE if base is not None and recipe.tune == "all" else 1.0),
         "parameters": sum(p.numel() for p in model.parameters()),
         "backbone": model.backbone.config.__dict__ | {},
+        "rows": {feed.info.name: len(feed.source) for feed in feeds},
         "reads": {feed.info.name: feed.info.reads for feed in feeds},
         "labels": {feed.info.name: len(feed.info.labels) for feed in feeds if feed.info.labels},
     }
