@@ -96,7 +96,8 @@ class Recipe:
         tracker: an Accelerate tracker (tensorboard, wandb, …).
         plugins: Python files to import first.
         tune: what finetune trains of the backbone: all, head, norms or lora.
-        freeze: modalities whose tokenizer and answers shall stay exactly as they are, "text,image".
+        freeze: modalities whose tokenizer and answers shall stay exactly as they are, "text,image"; an align task then
+            teaches a new modality the space that they have.
         layer_decay: finetune multiplies the learning rate by this for each block further from the output.
     """
 

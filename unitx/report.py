@@ -8,6 +8,7 @@ import sys
 import textwrap
 import warnings
 from collections import Counter
+from copy import copy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -129,8 +130,8 @@ def evaluate(
     if not isinstance(model, Model):
         folder = folder or (Path(model) / "evaluation" if Path(model).is_dir() else None)
         model = Model.from_pretrained(model)
-    head = model.head(task or predicting_task(model))
-    info = replace(head.info, reads=reads or head.info.reads, label=label or head.info.label)
+    head = copy(model.head(task or predicting_task(model)))
+    head.info = info = replace(head.info, reads=reads or head.info.reads, label=label or head.info.label)
     _check_modalities(model, info)
     source = open_source(data, info.reads, info.label)
     if isinstance(source, EmojiWorld):

@@ -43,7 +43,8 @@ def finetune(model: str | Path | Model, recipe: str | Path | Recipe, *, echo: bo
 
     New tokenizers and heads always train; of the rest what `tune` says: `all`, `head` (nothing), `norms` (the norms of
     the backbone; Lu et al. 2021), `lora` (low-rank adapters; Hu et al. 2021). What the model gives for the modalities
-    in `freeze` stays exactly as it was.
+    in `freeze` stays exactly as it was; an `align` task beside them goes on in the space that the model has, and a
+    modality that is new to the model learns to land in it (as in Zhai et al. 2022, Girdhar et al. 2023).
 
     Args:
         model: a `Model`, a folder, the name of one that comes along, or a hub id.
