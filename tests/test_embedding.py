@@ -250,6 +250,20 @@ def test_an_align_task_answers_with_its_concepts() -> None:
         assert [answer.label for answer in answers] == [["cat", "dog"][row.argmax()]]
 
 
+def test_an_align_task_takes_its_columns_as_one_sequence_too() -> None:
+    model = small_model(TaskInfo("space", "align", {"photo": "image", "title": "text"}, "concept", ["cat", "dog"]))
+    by_column, by_modality = {"photo": picture(0), "title": "a", "id": 7}, {"image": picture(0), "text": "a"}
+    np.testing.assert_array_equal(model.predict_proba([by_column]), model.predict_proba([by_modality]))
+
+
+def test_a_row_of_empty_cells_is_an_item_that_cannot_be_read() -> None:
+    with pytest.raises(BadItem, match="nothing in title, photo: fill one of them"):
+        small_model(BOTH).predict([{"title": None, "photo": []}])
+    with pytest.warns(UserWarning, match="1 of 2"):
+        answers = small_model(BOTH).predict([{"title": None, "photo": None}, {"title": "a"}], on_error="skip")
+    assert [len(found) for found in answers] == [0, 1]
+
+
 def test_predictions_skip_what_cannot_be_read(tmp_path: Path) -> None:
     model = small_model(CLASSES)
     with pytest.warns(UserWarning, match="1 of 3"):

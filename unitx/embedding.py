@@ -59,7 +59,7 @@ def embed(
         UnitxError: a modality that the model does not read.
     """
     head = model.embedding_head
-    sequences = _sequences(model, items, modality)
+    sequences = _sequences(items, lambda item: _parts(model, item, modality))
 
     def compute(tokens: Tokens) -> Tensor:
         return _of_all(head, tokens) if head is not None else tokens.mean()
@@ -86,7 +86,7 @@ def hidden_states(
     Besides all that `embed` takes, a 1-D integer tensor counts as text ids and a float tensor (3, height, width) as
     pixel values already normalised. With `on_error="skip"` what cannot be read gives (0, dim).
     """
-    sequences = _sequences(model, items, modality)
+    sequences = _sequences(items, lambda item: _parts(model, item, modality))
     found: list[dict[int, Tensor]] = [{} for _ in sequences]
     for tokens, owners, places in _batches(model, sequences, batch_tokens, show_progress, on_error):
         for item, place, states in zip(owners, places, tokens.to_list(), strict=True):
@@ -162,11 +162,14 @@ def predicting_task(model: Model) -> str:
     return model.only_task("classifies") if len(model.tasks) != 1 else model.tasks[0]
 
 
-def _task_sequences(model: Model, head: Task, items: Iterable[Any]) -> list[list[tuple[str, Any]]]:
-    """What the task reads of each item; where it reads its columns apart, any one of its modalities will do."""
-    if head.apart:
-        return _sequences(model, items, None)
-    return [_task_parts(head.info, item) for item in _as_list(items)]
+def _task_sequences(model: Model, head: Task, items: Iterable[Any]) -> list[list[tuple[str, Any]] | BadItem]:
+    """What the task reads of each item; where it reads its columns apart, any one of the modalities will do."""
+
+    def parts_of(item: Any) -> list[tuple[str, Any]]:
+        of_columns = isinstance(item, dict) and not item.keys() <= set(model.tokenizers)
+        return _task_parts(head.info, item) if of_columns or not head.apart else _parts(model, item, None)
+
+    return _sequences(items, parts_of)
 
 
 def _task_outputs(
@@ -189,12 +192,14 @@ def _as_list(items: Iterable[Any]) -> list[Any]:
     return list(items)
 
 
-def _sequences(model: Model, items: Iterable[Any], modality: str | None) -> list[list[tuple[str, Any]] | BadItem]:
+def _sequences(
+    items: Iterable[Any], parts_of: Callable[[Any], list[tuple[str, Any]]]
+) -> list[list[tuple[str, Any]] | BadItem]:
     """The parts of each item, or what is wrong with it, to be raised or skipped when its turn comes."""
 
     def of(item: Any) -> list[tuple[str, Any]] | BadItem:
         try:
-            return _parts(model, item, modality)
+            return parts_of(item)
         except BadItem as error:
             return error
 
@@ -232,6 +237,8 @@ def _task_parts(info: TaskInfo, item: Any) -> list[tuple[str, Any]]:
     if isinstance(item, dict):
         by_column = {column: item.get(column, item.get(modality)) for column, modality in info.reads.items()}
         parts = info.parts(by_column)
+        if not parts and not item.keys().isdisjoint([*info.reads, *info.reads.values()]):
+            raise BadItem(f"an item with nothing in {', '.join(info.reads)}: fill one of them")
         if not parts:
             raise UnitxError(
                 f"task '{info.name}' reads {', '.join(info.reads)}; the item has {', '.join(map(str, item))}"
