@@ -57,14 +57,16 @@ class Align(Task):
                 raise UnitxError(f"dim is {self.dim!r}; it must be a whole number above 0")
 
     headline = "recall@1"
+    apart = embeds = True
 
     def __init__(self, dim: int, info: TaskInfo, processors: dict[str, Processor]):
         super().__init__(dim, info, processors)
         # Without its own statistics each modality stands in a cone of its own, and the contrast sees only which.
         self.norms = nn.ModuleDict({modality: nn.BatchNorm1d(dim) for modality in sorted(processors)})
-        self.project = Linear(dim, self.options.dim or dim, bias=False)
+        self.embedding_dim = self.options.dim or dim
+        self.project = Linear(dim, self.embedding_dim, bias=False)
         if info.labels:
-            self.proxies = nn.Parameter(torch.randn(len(info.labels), self.options.dim or dim))
+            self.proxies = nn.Parameter(torch.randn(len(info.labels), self.embedding_dim))
 
     def add_modality(self, modality: str) -> None:
         norms = {**self.norms, modality: nn.BatchNorm1d(self.project.in_features).to(self.project.weight.device)}
@@ -75,12 +77,22 @@ class Align(Task):
         """Learn the concepts' names.
 
         Raises:
-            UnitxError: there is only one column, which has nothing to be aligned with.
+            UnitxError: there is only one column, which has nothing to be aligned with, or a concept that a head which
+                goes on does not know.
         """
         cls.parse_options(info)
         if len(info.reads) < 2 and not info.label:
             raise UnitxError(f"task '{info.name}' reads one column ({', '.join(info.reads)}): name two in --reads")
-        return replace(info, labels=labels_of(source, info.label)[0]) if info.label else info
+        if not info.label:
+            return info
+        names = labels_of(source, info.label)[0]
+        unknown = [name for name in names if name not in info.labels]
+        if info.labels and unknown:
+            raise UnitxError(
+                f"task '{info.name}' goes on with the concepts that it has, and '{info.label}' names others "
+                f"({', '.join(unknown[:5])}): leave --label out to learn from pairs"
+            )
+        return replace(info, labels=info.labels or names)
 
     @classmethod
     def examples(cls, info: TaskInfo, row: dict[str, Any]) -> list[Example]:
@@ -103,10 +115,6 @@ class Align(Task):
             "keys": torch.tensor([keys for _, _, keys in targets], dtype=torch.long).view(-1, len(info.reads)),
         }
 
-    def embed(self, tokens: Tokens) -> Tensor:
-        """(B, dim) unit vectors in packed order, float32."""
-        return self.outputs(tokens, torch.arange(len(tokens.layout), device=tokens.layout.device))
-
     def outputs(self, tokens: Tokens, rows: Tensor) -> Tensor:
         """(n, dim) unit vectors.
 
@@ -125,7 +133,7 @@ class Align(Task):
 
     def loss(self, tokens: Tokens, targets: Targets) -> TaskLoss:
         z = self.outputs(tokens, targets.rows)
-        if self.info.labels:
+        if self.info.label:
             logits = self._logits(z)
             concept = targets.values["concept"]
             correct = (logits.argmax(-1) == concept).float().sum()
@@ -160,22 +168,19 @@ class Align(Task):
         The gallery is one item a concept (the first), or every row where no column names the concept.
         """
         scores = {}
+        named = bool((targets["concept"] != NONE).any())
+        meaning = targets["concept"][:, None] if named else targets["keys"]
         for a, asking in enumerate(self.info.reads):
             for b, wanted in enumerate(self.info.reads):
                 queries = (targets["view"] == a).nonzero()[:, 0]
                 gallery = (targets["view"] == b).nonzero()[:, 0]
                 if a == b or not len(queries) or not len(gallery):
                     continue
-                if self.info.labels:
+                if named:
                     gallery = gallery[_first_of_each(targets["concept"][gallery])]
                 nearest = gallery[(outputs[queries] @ outputs[gallery].T).argmax(-1)]
-                scores[f"{asking}→{wanted}"] = float(self._same(targets, queries, nearest).float().mean())
+                scores[f"{asking}→{wanted}"] = float(_share(meaning[queries], meaning[nearest]).float().mean())
         return {"recall@1": sum(scores.values()) / max(len(scores), 1), **scores}
-
-    def _same(self, targets: dict[str, Tensor], left: Tensor, right: Tensor) -> Tensor:
-        if self.info.labels:
-            return targets["concept"][left] == targets["concept"][right]
-        return _share(targets["keys"][left], targets["keys"][right])
 
 
 def _share(left: Tensor, right: Tensor) -> Tensor:
@@ -184,9 +189,13 @@ def _share(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _batch_norm(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
-    """Statistics of the batch over all processes while training; a single row has none: it takes the running ones."""
-    rows = gather_rows(x) if norm.training else x
-    if not norm.training or len(rows) < 2:
+    """Statistics of the batch over all processes while training.
+
+    A single row has none, and a frozen norm keeps its own: they take the running ones.
+    """
+    learns = norm.training and norm.weight.requires_grad
+    rows = gather_rows(x) if learns else x
+    if not learns or len(rows) < 2:
         return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
     mean, variance = rows.mean(0), rows.var(0, correction=0)
     with torch.no_grad():

@@ -51,6 +51,8 @@ class Classify(Task):
             if not isinstance(self.label_smoothing, int | float) or not 0 <= self.label_smoothing < 1:
                 raise UnitxError(f"label_smoothing is {self.label_smoothing!r}; it must be from 0 to below 1")
 
+    classifies = True
+
     def __init__(self, dim: int, info: TaskInfo, processors: dict[str, Processor]):
         super().__init__(dim, info, processors)
         self.head = Linear(dim, len(info.labels))

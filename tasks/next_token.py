@@ -28,6 +28,7 @@ class NextToken(Task):
 
     headline = "bits_per_byte"
     lower_is_better = True
+    generates = True
 
     def __init__(self, dim: int, info: TaskInfo, processors: dict[str, Processor]):
         super().__init__(dim, info, processors)

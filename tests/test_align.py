@@ -138,6 +138,31 @@ def test_each_modality_is_normed_by_its_own_statistics_while_training() -> None:
     assert torch.equal(head.norms["audio"].running_mean, before["audio"][0])
 
 
+def test_a_frozen_norm_keeps_what_it_has_seen_while_others_learn() -> None:
+    model = small_model(PAIRS)
+    head = model.heads["pairs"]
+    rows = [{"image": picture(i), "text": f"text {i}"} for i in range(5)]
+    calm, _, _ = embedded(model, "pairs", rows)
+    head.norms["text"].requires_grad_(False)
+    head.train()
+    before = {name: value.clone() for name, value in head.state_dict().items()}
+    z, _, _ = embedded(model, "pairs", rows)
+    torch.testing.assert_close(z[1::2], calm[1::2])
+    moved = {name for name, value in head.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"norms.image.running_mean", "norms.image.running_var"} and not torch.allclose(z[::2], calm[::2])
+
+
+def test_concepts_that_no_column_names_are_not_what_is_learned_from() -> None:
+    info = replace(SPACE, label=None)
+    model = small_model(info)
+    z, targets, batch = embedded(model, "space", ROWS)
+    found = model.heads["space"].loss(model.encode(batch), targets)
+    assert found.sum.item() == pytest.approx(contrast(z.detach(), ROWS, info, 0.15), rel=1e-4, abs=1e-5)
+    found.sum.backward()
+    assert model.heads["space"].proxies.grad is None
+    assert model.predict(["a cat"], "space")[0][0].label in info.labels
+
+
 def test_other_tasks_in_the_batch_do_not_change_the_statistics() -> None:
     texts = TaskInfo("texts", "classify", {"text": "text"}, "kind", ["a", "b"])
     model = small_model(PAIRS, texts)
@@ -244,4 +269,9 @@ def test_bad_options_are_named(change: dict[str, Any], says: str) -> None:
 
 def test_the_concepts_are_learned_from_the_label_column() -> None:
     rows = [{"text": "x", "image": "a.png", "concept": name} for name in ("dog", "cat", "dog")]
-    assert Align.fit(replace(SPACE, labels=[]), open_source(rows, {"text": "text"})).labels == ["cat", "dog"]
+    source = open_source(rows, {"text": "text"})
+    assert Align.fit(replace(SPACE, labels=[]), source).labels == ["cat", "dog"]
+    known = ["owl", "dog", "cat"]  # of a head that goes on
+    assert Align.fit(replace(SPACE, labels=known), source).labels == known
+    with pytest.raises(UnitxError, match=r"'concept' names others \(cat\)"):
+        Align.fit(replace(SPACE, labels=["dog"]), source)

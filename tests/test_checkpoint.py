@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -101,6 +102,26 @@ class Noisy(Classify):
     half = cut_short(whole.folder, tmp_path / "half", 8)
     unitx.resume(half, echo=False)
     assert equal(weights(whole.folder / "checkpoints/step-10"), weights(half / "checkpoints/step-10"))
+
+
+def test_data_in_memory_are_given_again(tmp_path: Path, data: str):
+    frame = pd.read_csv(data)
+    made = {"data": frame, "tasks.write.test": frame[:6], "steps": 6, "checkpoint_every": 4, "evaluations": 1}
+    whole = tiny_run(Recipe(tasks=dict(TASKS)), tmp_path / "whole", **made)
+    half = cut_short(whole.folder, tmp_path / "half", 4)
+    given: dict[str, Any] = {"data": frame, "tasks.write.test": frame[:6]}
+    for missing in given:
+        with pytest.raises(
+            UnitxError, match=rf"^{missing} was in memory \(DataFrame\).* unitx\.resume\(RUN, "
+        ) as error:
+            unitx.resume(half, echo=False, **{name: value for name, value in given.items() if name != missing})
+        assert "\n" not in str(error.value)
+    with pytest.raises(UnitxError, match=r"the data or the recipe of .*half changed"):
+        unitx.resume(half, echo=False, **{**given, "data": frame[:-1]})
+    with pytest.raises(UnitxError, match="half goes on as it was begun: test was not in memory"):
+        unitx.resume(half, echo=False, **given, test=frame)
+    unitx.resume(half, echo=False, **given)
+    assert equal(weights(whole.folder / "checkpoints/step-6"), weights(half / "checkpoints/step-6"))
 
 
 def test_no_pickle_in_a_run(tmp_path: Path, data: str):

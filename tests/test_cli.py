@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+import csv
 import dataclasses
+import json
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from small_models import CLASSES, STORIES, picture, small_model
 
 from unitx import cli, training
 from unitx.recipe import CHOICES, Recipe, shipped
+from unitx.task import TaskInfo
 
 VERBS = ["demo", "recipes", "train", "finetune", "evaluate", "predict", "generate", "embed", "search"]
 
@@ -111,7 +116,8 @@ MISTAKES = [
     (["train", "align", "--model.depth"], "--model.depth needs a value"),
     (["train", "align", "--data", "{world"], "--data {world"),
     (["finetune", "runs/a"], "the following arguments are required: recipe"),
-    (["predict", "runs/a"], "the following arguments are required: items"),
+    (["predict", "runs/a"], "name files or texts, or a table with --data TABLE"),
+    (["predict", "runs/a", "x", "--data", "y.csv"], "name files or texts, or a table with --data TABLE"),
     (["predict", "runs/a", "x", "--top", "many"], "argument --top: invalid int value: 'many'"),
     (["predict", "runs/a", "x", "--model.depth", "3"], "unitx predict takes no --model.depth"),
     (["embed", "runs/a", "x"], "required: -o/--out"),
@@ -156,7 +162,7 @@ def test_an_interrupt_and_a_closed_pipe_are_no_traceback(
     monkeypatch.setattr(training, "train", interrupt)
     assert cli.main(["train", "align"]) == 130
     assert capsys.readouterr().err == "unitx: interrupted\n"
-    pipe = f"{sys.executable} -m unitx.cli recipes | head -c 1"
+    pipe = f"{sys.executable} -m unitx recipes | head -c 1"
     done = subprocess.run(pipe, shell=True, capture_output=True, text=True)
     assert done.stderr == "" and len(done.stdout) == 1
 
@@ -172,6 +178,53 @@ def test_predict_prints_a_line_an_item(tmp_path: Path, capsys: pytest.CaptureFix
     assert capsys.readouterr().out == f"{files[0]}\t{expected}\n{files[1]}\tcould not be read\n"
 
 
+BOTH = TaskInfo("both", "classify", {"title": "text", "photo": "image"}, "kind", ["a, b", "c"])
+
+
+def write_table(path: Path, rows: list[dict[str, Any]]) -> str:
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        lines = [",".join(row[name] or "" for name in row) for row in rows]
+        path.write_text("\n".join([",".join(rows[0]), *lines, ""]))
+    return str(path)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("top", [1, 3])
+def test_predict_writes_a_row_for_each_row_of_a_table(
+    suffix: str, top: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = small_model(BOTH, CLASSES).save_pretrained(tmp_path / "model")
+    for i in range(2):
+        picture(i).save(tmp_path / f"{i}.png")
+    photos, titles = ["0.png", None, "none.png", None, "1.png"], ["a", "b", "c", None, None]
+    rows = [{"photo": p, "more": "x", "title": t} for p, t in zip(photos, titles, strict=True)]
+    table = write_table(tmp_path / f"items{suffix}", rows)
+    with pytest.warns(UserWarning, match=r"2 of 5 items could not be read; the first: .*none\.png"):
+        assert cli.main(["predict", str(folder), "--data", table, "--task", "both", "--top", str(top)]) == 0
+    shown = capsys.readouterr()
+    assert shown.err.count("\n") == 1 and "there is no file" in shown.err  # said before the work too
+    header, *lines = csv.reader(shown.out.splitlines())
+    names = ["label", "score", "label 2", "score 2", "label 3", "score 3"]
+    assert header == ["row", *names[: 2 * top]] and [line[0] for line in lines] == ["1", "2", "3", "4", "5"]
+    items = [{"photo": picture(0), "title": "a"}, {"title": "b"}, None, None, {"photo": picture(1)}]
+    for item, (_, *cells) in zip(items, lines, strict=True):
+        answers = small_model(BOTH, CLASSES).predict([item], "both", top=top)[0] if item else []
+        expected = [cell for answer in answers for cell in (answer.label, f"{answer.score:.3f}")]
+        assert cells == expected + [""] * (2 * top - len(expected))
+
+
+def test_predict_needs_the_columns_of_the_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = small_model(BOTH).save_pretrained(tmp_path / "model")
+    table = write_table(tmp_path / "items.csv", [{"photos": "0.png", "title": "a"}])
+    assert "has no column 'photo' (--reads photo:…); it has: photos, title" in error_of(
+        capsys, "predict", str(folder), "--data", table
+    )
+
+
 def test_generate_prints_prompt_and_continuation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = small_model(CLASSES, STORIES).save_pretrained(tmp_path / "model")
     argv = ["generate", str(folder), "--max-tokens", "5", "--temperature", "0", "Once", "--", "--a.b"]
@@ -184,6 +237,6 @@ def test_help_answers_in_half_a_second() -> None:
     took = []
     for _ in range(3):
         start = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "unitx.cli", "--help"], check=True, capture_output=True)
+        subprocess.run([sys.executable, "-m", "unitx", "--help"], check=True, capture_output=True)
         took.append(time.perf_counter() - start)
     assert min(took) < 0.5

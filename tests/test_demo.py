@@ -24,7 +24,7 @@ NOTEBOOK = Path(__file__).parent.parent / "docs" / "demo.ipynb"
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which `unitx demo` has run for a few seconds; what it printed is in demo.txt."""
     folder = tmp_path_factory.mktemp("demo")
-    command = [sys.executable, "-m", "unitx.cli", "demo", "--minutes", "0.1"]
+    command = [sys.executable, "-m", "unitx", "demo", "--minutes", "0.1"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     (folder / "demo.txt").write_text(done.stdout)

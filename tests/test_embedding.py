@@ -71,7 +71,7 @@ def test_windows_of_long_items_are_averaged_by_their_lengths(model: Model, modal
     for window in windows:
         tokens = model.encode(embedding.collate([embedding.Prepared([(modality, window)])], model.modalities))
         head = model.heads["space"] if "space" in model.tasks else None
-        vector = (head.embed(tokens) if head else tokens.mean()).detach().numpy()[0]
+        vector = (head.outputs(tokens, torch.tensor([0])) if head else tokens.mean()).detach().numpy()[0]
         total += len(window) * vector
     for batch_tokens in (4, 10_000):
         found = model.embed([picture(0), item, "x"], batch_tokens=batch_tokens, normalize=False)[1]
@@ -250,6 +250,20 @@ def test_an_align_task_answers_with_its_concepts() -> None:
         assert [answer.label for answer in answers] == [["cat", "dog"][row.argmax()]]
 
 
+def test_an_align_task_takes_its_columns_as_one_sequence_too() -> None:
+    model = small_model(TaskInfo("space", "align", {"photo": "image", "title": "text"}, "concept", ["cat", "dog"]))
+    by_column, by_modality = {"photo": picture(0), "title": "a", "id": 7}, {"image": picture(0), "text": "a"}
+    np.testing.assert_array_equal(model.predict_proba([by_column]), model.predict_proba([by_modality]))
+
+
+def test_a_row_of_empty_cells_is_an_item_that_cannot_be_read() -> None:
+    with pytest.raises(BadItem, match="nothing in title, photo: fill one of them"):
+        small_model(BOTH).predict([{"title": None, "photo": []}])
+    with pytest.warns(UserWarning, match="1 of 2"):
+        answers = small_model(BOTH).predict([{"title": None, "photo": None}, {"title": "a"}], on_error="skip")
+    assert [len(found) for found in answers] == [0, 1]
+
+
 def test_predictions_skip_what_cannot_be_read(tmp_path: Path) -> None:
     model = small_model(CLASSES)
     with pytest.warns(UserWarning, match="1 of 3"):
@@ -264,8 +278,8 @@ def test_predictions_skip_what_cannot_be_read(tmp_path: Path) -> None:
     [
         ((CLASSES,), {"task": "kinds"}, "has no task 'kinds'"),
         ((CLASSES,), {"top": 0}, "top is 0"),
-        ((CLASSES, BOTH), {}, r"has 2 classify tasks; say which with task= \(kind, both\)"),
-        ((SPACE, STORIES), {}, "has no classify task; its tasks are: space, stories"),
+        ((CLASSES, BOTH), {}, r"2 tasks of the model could be meant; say which, task= \(kind, both\)"),
+        ((SPACE, STORIES), {}, "has no task that classifies; its tasks are: space, stories"),
         ((PAIRS,), {}, r"'pairs' \(align\) does not predict labels"),
         ((), {}, "has no"),
     ],

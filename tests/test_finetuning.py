@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from small_data import TINY, captioned, text_rows, tiny_run, write_csv
+from small_data import RATE, TINY, WORDS, captioned, text_rows, tiny_run, write_csv
 
 import unitx
 from unitx.checkpoint import checkpoints
@@ -19,6 +19,7 @@ from unitx.errors import UnitxError
 from unitx.lora import has_lora
 from unitx.model import Model
 from unitx.recipe import Recipe, TaskRecipe
+from unitx.report import evaluate
 
 TEXTS = ["grass and moss", "a rose", "the sea"]
 ALIGN = TaskRecipe("align", reads="text", label="label")
@@ -53,6 +54,7 @@ def changed(base: Path, run: unitx.Run) -> set[str]:
     """The parameters of the base that are others after the run; they must all still be there."""
     before = load_file(base / "model" / "model.safetensors")
     after = load_file(run.folder / "model" / "model.safetensors")
+    after = {name.replace(".base.", "."): value for name, value in after.items()}  # below an adapter
     assert set(before) <= set(after)
     return {name for name in before if not torch.equal(before[name], after[name])}
 
@@ -113,13 +115,142 @@ def changed_up(model: Model) -> bool:
 
 
 def test_an_old_head_of_a_frozen_modality_is_not_trained_anew(tmp_path: Path, base: Path, rows: list[dict[str, Any]]):
-    with pytest.raises(UnitxError, match=r"freeze text.*meaning"):
-        further(base, {"meaning": PAIRS}, tmp_path / "run", data=rows, tune="lora", freeze="text")
+    with pytest.raises(UnitxError, match=r"--freeze text: the model's task 'topic' would change"):
+        further(base, {"topic": COLOUR}, tmp_path / "run", data=rows, tune="lora", freeze="text")
 
 
-def test_a_second_space_beside_a_frozen_one_is_refused(tmp_path: Path, base: Path, rows: list[dict[str, Any]]):
-    with pytest.raises(UnitxError, match=r"--freeze text: embeddings would come from the new align task.*'meaning'"):
-        further(base, {"other": PAIRS}, tmp_path / "run", data=rows, tune="lora", freeze="text")
+PITCHES = {"blue": 200.0, "green": 900.0, "red": 3_000.0}
+
+
+def tones(each: int, seed: int) -> list[dict[str, Any]]:
+    """Rows {"text", "audio", "label"}: each colour has its words and its pitch; no two sounds alike."""
+    rng, time = np.random.default_rng(seed), np.arange(4_800) / RATE
+    waves = {name: 2 * np.pi * (pitch * time + rng.random((each, 1))) for name, pitch in PITCHES.items()}
+    return [
+        {"text": WORDS[name], "audio": ((rng.uniform(0.2, 0.9) * np.sin(wave)).astype(np.float32), RATE), "label": name}
+        for name in PITCHES
+        for wave in waves[name]
+    ]
+
+
+@pytest.fixture(scope="module")
+def seen(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Pictures and words that recur beside them."""
+    return [{**row, "text": WORDS[row["label"]]} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def spaces(seen: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Runs that aligned pictures and words, by what stands in one row or by concepts."""
+    found = {}
+    for name, label in (("pairs", None), ("concepts", "label")):
+        tasks = {"senses": TaskRecipe("align", reads="image,text", label=label), "colour": COLOUR}
+        out = tmp_path_factory.mktemp("spaces") / name
+        found[name] = tiny_run(Recipe(tasks=tasks), out, data=seen, steps=60, evaluations=1, lr=1e-2).folder
+    return found
+
+
+def nearest_colours(model: Model, items: list[Any], gallery: list[dict[str, Any]]) -> list[str]:
+    """For each item the label of the nearest picture."""
+    cosines = model.embed(items) @ model.embed([row["image"] for row in gallery]).T
+    return [gallery[i]["label"] for i in cosines.argmax(1)]
+
+
+HEARD = {"tune": "head", "freeze": "image,text", "steps": 60, "lr": 1e-2}
+
+
+@pytest.mark.parametrize(
+    ("space", "reads", "label", "tune"),
+    [
+        ("pairs", "text,audio", None, "head"),
+        ("pairs", "text,audio", None, "lora"),
+        ("concepts", "text,audio", None, "head"),
+        ("concepts", "text,audio", "label", "lora"),
+        ("concepts", "audio", "label", "head"),
+    ],
+)
+def test_a_new_modality_learns_the_frozen_space(
+    tmp_path: Path, spaces: dict[str, Path], seen: list, space: str, reads: str, label: str | None, tune: str
+):
+    before = Model.from_pretrained(spaces[space], "cpu")
+    concepts = before.labels("senses")
+    # Under a name of the recipe's own, as the recipe `align` comes.
+    tasks = {"align": TaskRecipe("align", reads=reads, label=label)}
+    run = further(spaces[space], tasks, tmp_path / "run", data=tones(12, 0), **{**HEARD, "tune": tune})
+    assert run.model.tasks == ["senses", "colour"] and run.model.modalities == ["audio", "image", "text"]
+    assert changed(spaces[space], run) == set()  # backbone, projection, proxies, norms and what they have seen
+    items: list[Any] = [*(row["image"] for row in seen), *WORDS.values()]
+    assert np.array_equal(before.embed(items), run.model.embed(items))
+    if concepts:
+        assert run.model.labels("senses") == concepts
+        assert np.array_equal(before.predict_proba(items, "senses"), run.model.predict_proba(items, "senses"))
+    if reads != "audio":
+        assert run.metrics["senses/recall@1"] > 0.7  # by chance a third
+    # Sounds never stood beside pictures.
+    heard = tones(4, 1)
+    found = nearest_colours(run.model, [row["audio"] for row in heard], seen)
+    assert np.mean([name == row["label"] for name, row in zip(found, heard, strict=True)]) > 0.7
+    old = {"reads": {"image": "image", "text": "text"}, "label": "label" if concepts else None}
+    left, right = (evaluate(model, seen, "senses", **old).scores for model in (before, run.model))
+    assert left == right and set(left) == {"recall@1", "image→text", "text→image"}
+
+
+def test_a_frozen_space_takes_one_modality_after_the_other(tmp_path: Path, base: Path, seen: list[dict[str, Any]]):
+    tasks = {"other": TaskRecipe("align", reads="image,text")}
+    one = further(base, tasks, tmp_path / "one", data=seen, **{**HEARD, "freeze": "text"})
+    tasks = {"meaning": TaskRecipe("align", reads="text,audio")}
+    two = further(one.folder, tasks, tmp_path / "two", data=tones(6, 0), **HEARD)
+    assert two.model.tasks == ["topic", "meaning"] and changed(base, two) == changed(one.folder, two) == set()
+
+
+def test_going_on_in_a_frozen_space_equals_running_through(tmp_path: Path, spaces: dict[str, Path]):
+    rows, tasks = tones(6, 0), {"align": TaskRecipe("align", reads="text,audio")}
+    made = {**HEARD, "tune": "lora", "steps": 4, "checkpoint_every": 2}
+    whole = further(spaces["concepts"], tasks, tmp_path / "whole", data=rows, **made)
+    first = load_file(whole.folder / "checkpoints/step-4/model.safetensors")
+    shutil.rmtree(whole.folder / "checkpoints/step-4")
+    unitx.resume(whole.folder, echo=False, data=rows)
+    again = load_file(whole.folder / "checkpoints/step-4/model.safetensors")
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+NOT_IN_SPACE: list[tuple[dict[str, TaskRecipe], dict[str, Any], str]] = [
+    (
+        {"align": TaskRecipe("align", reads="image,text")},
+        {"freeze": "text"},
+        r"task 'senses' reads image, whose embeddings would change",
+    ),
+    ({"align": TaskRecipe("align", reads="image,text")}, {}, r"task 'senses' reads what is frozen only"),
+    ({"align": TaskRecipe("align", reads="sound:audio,audio")}, {}, r"task 'senses' reads nothing that is frozen"),
+    ({"align": TaskRecipe("align", reads="text,audio", options={"dim": 8})}, {}, r"'senses' .* another form"),
+    ({"colour": TaskRecipe("align", reads="text,audio")}, {}, r"'colour' would change; give yours another name"),
+    ({name: TaskRecipe("align", reads="text,audio") for name in ("a", "b")}, {}, r"two tasks would go on as 'senses'"),
+]
+
+
+@pytest.mark.parametrize(("tasks", "given", "says"), NOT_IN_SPACE, ids=[says for _, _, says in NOT_IN_SPACE])
+def test_what_cannot_go_on_in_a_frozen_space_is_named(
+    tmp_path: Path, spaces: dict[str, Path], seen: list, tasks: dict[str, TaskRecipe], given: dict, says: str
+):
+    rows = [{**row, **heard, "sound": heard["audio"]} for row, heard in zip(seen, tones(6, 0), strict=True)]
+    with pytest.raises(UnitxError, match=says) as error:
+        further(spaces["pairs"], tasks, tmp_path / "run", data=rows, **{**HEARD, **given})
+    assert "\n" not in str(error.value) and not (tmp_path / "run" / "recipe.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("space", "says"),
+    [
+        ("pairs", r"'senses' stays as it is, and has no concepts: leave out --label"),
+        ("concepts", r"'senses' goes on with the concepts .* 'label' names others \(violet\): leave --label out"),
+    ],
+)
+def test_a_frozen_space_learns_no_new_concepts(tmp_path: Path, spaces: dict[str, Path], space: str, says: str):
+    rows = [{**row, "label": row["label"].replace("blue", "violet")} for row in tones(4, 0)]
+    tasks = {"align": TaskRecipe("align", reads="text,audio", label="label")}
+    with pytest.raises(UnitxError, match=says) as error:
+        further(spaces[space], tasks, tmp_path / "run", data=rows, **HEARD)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("tune", ["all", "norms"])

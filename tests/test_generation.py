@@ -192,12 +192,12 @@ def test_bad_arguments_are_named(arguments: dict[str, Any], says: str) -> None:
 
 
 def test_only_language_models_generate() -> None:
-    with pytest.raises(UnitxError, match="has no next_token task; its tasks are: kind"):
+    with pytest.raises(UnitxError, match="has no task that generates; its tasks are: kind"):
         small_model(CLASSES).generate(["a"])
     with pytest.raises(UnitxError, match=r"task 'kind' \(classify\) does not generate text"):
         small_model(CLASSES, STORIES).generate(["a"], "kind")
     two = small_model(STORIES, replace(STORIES, name="tales"))
-    with pytest.raises(UnitxError, match=r"2 next_token tasks; say which with task= \(stories, tales\)"):
+    with pytest.raises(UnitxError, match=r"2 tasks of the model .*; say which, task= \(stories, tales\)"):
         two.generate(["a"])
     assert storyteller().generate([]) == []
 

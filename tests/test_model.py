@@ -283,10 +283,10 @@ def test_tasks_and_labels_are_found_by_name_or_where_there_is_one() -> None:
     model = small_model(CLASSES, SPACE)
     assert model.tasks == ["kind", "space"] and model.modalities == ["audio", "image", "text"]
     assert model.labels("space") == ["cat", "dog"] and model.labels() == ["cat", "dog", "owl"]
-    assert model.only_task("align") == "space"
+    assert model.only_task("embeds") == "space"
     for call, says in [
-        (lambda: model.only_task(), r"has 2 tasks; say which with task= \(kind, space\)"),
-        (lambda: model.only_task("next_token"), "has no next_token task; its tasks are: kind, space"),
+        (lambda: model.only_task(), r"2 tasks of the model could be meant; say which, task= \(kind, space\)"),
+        (lambda: model.only_task("generates"), "has no task that generates; its tasks are: kind, space"),
         (lambda: model.head("kinds"), "has no task 'kinds'; it has: kind, space"),
         (lambda: small_model().only_task(), "has no task; its tasks are: none"),
         (lambda: small_model().labels(), "has no"),

@@ -160,6 +160,7 @@ def test_the_installed_command_shows_its_help(installed: Path, tmp_path: Path) -
     shown = run(installed / "bin" / "unitx", "--help", cwd=tmp_path, path=installed)
     for verb in ("demo", "recipes", "train", "finetune", "evaluate", "predict", "generate", "embed", "search"):
         assert verb in shown
+    assert run(sys.executable, "-m", "unitx", "--help", cwd=tmp_path, path=installed) == shown
     code = HELP + "import unitx, os\nassert os.path.dirname(unitx.__file__) == os.path.join(sys.argv[1], 'unitx')"
     run(sys.executable, "-c", code, installed, cwd=tmp_path, path=installed)
 
@@ -167,6 +168,11 @@ def test_the_installed_command_shows_its_help(installed: Path, tmp_path: Path) -
 def test_help_and_the_package_itself_do_not_import_torch(tmp_path: Path) -> None:
     assert python("import sys, unitx; print('torch' in sys.modules)", tmp_path) == "False\n"
     assert python(HELP + "print('torch' in sys.modules)", tmp_path).endswith("False\n")
+
+
+def test_every_name_that_the_package_offers_is_there(tmp_path: Path) -> None:
+    code = "import unitx; assert all(callable(getattr(unitx, name)) for name in unitx.__all__); print(*unitx.__all__)"
+    assert {"Model", "Index", "train", "finetune", "evaluate"} <= set(python(code, tmp_path, ROOT).split())
 
 
 def test_from_the_repository_root_tokenizers_is_hugging_faces() -> None:

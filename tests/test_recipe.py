@@ -20,6 +20,7 @@ from unitx.recipe import (
     backbone_config,
     check,
     from_dict,
+    in_memory,
     load_recipe,
     save_recipe,
     shipped,
@@ -172,7 +173,19 @@ def test_a_saved_recipe_repeats_what_was_given(tmp_path: Path) -> None:
 def test_a_recipe_with_data_in_memory_can_be_written(tmp_path: Path) -> None:
     given = update(ONE, data=pd.DataFrame({"text": ["a"]}), **{"tasks.kind.test": pd.DataFrame({"text": ["b"]})})
     save_recipe(tmp_path / "recipe.yaml", given, {})
-    assert load_recipe(tmp_path).tasks["kind"].label == "kind"
+    loaded = load_recipe(tmp_path)
+    assert loaded.tasks["kind"].label == "kind" and loaded.data == {"in_memory": "DataFrame"}
+    assert in_memory(loaded) == {"data": "DataFrame", "tasks.kind.test": "DataFrame"} and in_memory(given) == {}
+    with pytest.raises(UnitxError, match=r"^data was in memory \(DataFrame\).*unitx\.resume\(RUN, data=…\)$"):
+        check(loaded)
+    with pytest.raises(UnitxError, match=r'unitx\.resume\(RUN, \*\*\{"tasks\.kind\.test": …\}\)$'):
+        check(update(loaded, data="photos/"))
+
+
+def test_however_many_rows_are_in_memory_the_recipe_is_short(tmp_path: Path) -> None:
+    for data in ([{"text": "a"}] * 1_000, {"text": ["a"] * 1_000}):
+        save_recipe(tmp_path / "recipe.yaml", update(ONE, data=data), {})
+        assert (tmp_path / "recipe.yaml").stat().st_size < 500
 
 
 @pytest.mark.parametrize(

@@ -292,7 +292,7 @@ def test_a_sentencepiece_vocabulary_is_trained_and_kept(tmp_path: Path):
     kept = run.folder / "model" / "text.spm"
     assert kept.read_bytes() == processor.spm and (run.folder / "checkpoints/step-2/text.spm").is_file()
     assert "spm" not in (run.folder / "recipe.yaml").read_text()
-    assert unitx.resume(run.folder, echo=False).model.processors == run.model.processors
+    assert unitx.resume(run.folder, echo=False, data=data).model.processors == run.model.processors
 
 
 PLUGIN = """

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from unitx.registry import import_plugin as import_plugin
     from unitx.registry import register_task as register_task
     from unitx.registry import register_tokenizer as register_tokenizer
+    from unitx.report import evaluate as evaluate
     from unitx.trainer import Run as Run
     from unitx.training import finetune as finetune
     from unitx.training import resume as resume
@@ -33,6 +34,7 @@ _HOMES = {
     "Model": "model",
     "Recipe": "recipe",
     "Run": "trainer",
+    "evaluate": "report",
     "finetune": "training",
     "import_plugin": "registry",
     "loader": "batches",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import re
 import sys
 import warnings
@@ -232,16 +233,44 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 def _add_predict(verbs: Any) -> None:
     parser = _add(verbs, "predict", _predict, "a task's answers to items")
     _add_model(parser)
-    parser.add_argument("items", nargs="+", help="files, or texts")
+    parser.add_argument("items", nargs="*", help="files, or texts")
+    parser.add_argument("--data", help="in their place a table with the columns that the task reads; writes CSV")
     parser.add_argument("--task", help="which of the model's tasks")
     parser.add_argument("--top", type=int, default=1, help="answers to each item")
 
 
 def _predict(arguments: argparse.Namespace) -> None:
+    if bool(arguments.items) == bool(arguments.data):
+        raise UnitxError("name files or texts, or a table with --data TABLE; see unitx predict --help")
     model = _load(arguments)
+    if arguments.data:
+        _predict_rows(model, arguments)
+        return
     answers = model.predict(arguments.items, arguments.task, top=arguments.top, on_error="skip")
     for item, found in zip(arguments.items, answers, strict=True):
         print(f"{item}\t" + ("\t".join(f"{a.label} {a.score:.3f}" for a in found) or "could not be read"))
+
+
+def _predict_rows(model: Any, arguments: argparse.Namespace) -> None:
+    """A line of CSV for each row of the data; one that could not be read has no answers."""
+    import numpy as np
+
+    from unitx.data import check_columns, open_source
+    from unitx.embedding import predicting_task
+
+    task = arguments.task or predicting_task(model)
+    reads = model.head(task).info.reads
+    source, rng = open_source(arguments.data, reads), np.random.default_rng(0)
+    for note in check_columns(source, reads):
+        print(f"unitx: {note}", file=sys.stderr)
+    rows = [source.row(i, rng) for i in range(len(source))]
+    answers = model.predict(rows, task, top=arguments.top, on_error="skip")
+    lines = csv.writer(sys.stdout, lineterminator="\n")
+    places = ["", *(f" {place}" for place in range(2, arguments.top + 1))]
+    lines.writerow(["row", *(name + place for place in places for name in ("label", "score"))])
+    for number, found in enumerate(answers, 1):
+        cells = [cell for answer in found for cell in (answer.label, f"{answer.score:.3f}")]
+        lines.writerow([number, *cells, *[""] * (2 * arguments.top - len(cells))])
 
 
 def _add_generate(verbs: Any) -> None:
@@ -303,7 +332,3 @@ def _search(arguments: argparse.Namespace) -> None:
         )
     for hit in Index(arguments.index).search(_load(arguments), arguments.query, arguments.top, arguments.modality):
         print(f"{hit.score:.3f}  {hit.item}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -41,7 +41,7 @@ def embed(
     show_progress: bool | None = None,
     on_error: str = "raise",
 ) -> np.ndarray:
-    """One vector an item: from the model's last `align` head, or else the mean of the backbone's output.
+    """One vector an item: from the model's last head that embeds (`align`), or else the mean of the backbone's output.
 
     Args:
         items: paths, texts, bytes, PIL images, arrays, tensors, (waveform, rate) pairs, or dictionaries of modality →
@@ -58,15 +58,15 @@ def embed(
         BadItem: an item that cannot be read; says which.
         UnitxError: a modality that the model does not read.
     """
-    align = model.embedding_head
-    sequences = _sequences(model, items, modality)
+    head = model.embedding_head
+    sequences = _sequences(items, lambda item: _parts(model, item, modality))
 
     def compute(tokens: Tokens) -> Tensor:
-        return align.embed(tokens) if align is not None else tokens.mean()
+        return _of_all(head, tokens) if head is not None else tokens.mean()
 
     vectors = _run(model, sequences, compute, batch_tokens, show_progress, on_error)
     if vectors is None:
-        dim = model.backbone.config.dim if align is None else align.project.out_features
+        dim = model.backbone.config.dim if head is None else head.embedding_dim
         return np.full((len(sequences), dim), np.nan, dtype=np.float32)
     return (F.normalize(vectors, dim=-1) if normalize else vectors).numpy()
 
@@ -86,7 +86,7 @@ def hidden_states(
     Besides all that `embed` takes, a 1-D integer tensor counts as text ids and a float tensor (3, height, width) as
     pixel values already normalised. With `on_error="skip"` what cannot be read gives (0, dim).
     """
-    sequences = _sequences(model, items, modality)
+    sequences = _sequences(items, lambda item: _parts(model, item, modality))
     found: list[dict[int, Tensor]] = [{} for _ in sequences]
     for tokens, owners, places in _batches(model, sequences, batch_tokens, show_progress, on_error):
         for item, place, states in zip(owners, places, tokens.to_list(), strict=True):
@@ -122,7 +122,7 @@ def predict(
     head = model.head(task or predicting_task(model))
     if type(head).answers is Task.answers and type(head).probabilities is Task.probabilities:
         head.probabilities(torch.zeros(0))  # says that the task does not predict, before any work
-    sequences = _task_sequences(model, head.info, items)
+    sequences = _task_sequences(model, head, items)
     outputs = _task_outputs(model, head, sequences, batch_tokens, show_progress, on_error)
     if outputs is None:
         return [[] for _ in sequences]
@@ -146,7 +146,7 @@ def predict_proba(
     With `on_error="skip"` what cannot be read gives a row of NaN.
     """
     head = model.head(task or predicting_task(model))
-    sequences = _task_sequences(model, head.info, items)
+    sequences = _task_sequences(model, head, items)
     outputs = _task_outputs(model, head, sequences, batch_tokens, show_progress, on_error)
     if outputs is None:
         return np.full((len(sequences), len(head.info.labels)), np.nan, dtype=np.float32)
@@ -159,23 +159,31 @@ def predicting_task(model: Model) -> str:
     Raises:
         UnitxError: it is not plain.
     """
-    return model.only_task("classify") if len(model.tasks) != 1 else model.tasks[0]
+    return model.only_task("classifies") if len(model.tasks) != 1 else model.tasks[0]
 
 
-def _task_sequences(model: Model, info: TaskInfo, items: Iterable[Any]) -> list[list[tuple[str, Any]]]:
-    """What the task reads of each item; `align` reads its columns apart, so any one of its modalities will do."""
-    if info.kind == "align":
-        return _sequences(model, items, None)
-    return [_task_parts(info, item) for item in _as_list(items)]
+def _task_sequences(model: Model, head: Task, items: Iterable[Any]) -> list[list[tuple[str, Any]] | BadItem]:
+    """What the task reads of each item; where it reads its columns apart, any one of the modalities will do."""
+
+    def parts_of(item: Any) -> list[tuple[str, Any]]:
+        of_columns = isinstance(item, dict) and not item.keys() <= set(model.tokenizers)
+        return _task_parts(head.info, item) if of_columns or not head.apart else _parts(model, item, None)
+
+    return _sequences(items, parts_of)
 
 
 def _task_outputs(
     model: Model, head: Task, sequences: Any, batch_tokens: int, show_progress: bool | None, on_error: str
 ) -> Tensor | None:
     def compute(tokens: Tokens) -> Tensor:
-        return head.outputs(tokens, torch.arange(len(tokens.layout), device=tokens.layout.device))
+        return _of_all(head, tokens)
 
     return _run(model, sequences, compute, batch_tokens, show_progress, on_error)
+
+
+def _of_all(head: Task, tokens: Tokens) -> Tensor:
+    """The head's outputs of all sequences, in packed order."""
+    return head.outputs(tokens, torch.arange(len(tokens.layout), device=tokens.layout.device))
 
 
 def _as_list(items: Iterable[Any]) -> list[Any]:
@@ -184,12 +192,14 @@ def _as_list(items: Iterable[Any]) -> list[Any]:
     return list(items)
 
 
-def _sequences(model: Model, items: Iterable[Any], modality: str | None) -> list[list[tuple[str, Any]] | BadItem]:
+def _sequences(
+    items: Iterable[Any], parts_of: Callable[[Any], list[tuple[str, Any]]]
+) -> list[list[tuple[str, Any]] | BadItem]:
     """The parts of each item, or what is wrong with it, to be raised or skipped when its turn comes."""
 
     def of(item: Any) -> list[tuple[str, Any]] | BadItem:
         try:
-            return _parts(model, item, modality)
+            return parts_of(item)
         except BadItem as error:
             return error
 
@@ -203,8 +213,7 @@ def _parts(model: Model, item: Any, modality: str | None) -> list[tuple[str, Any
     else:
         parts = [(modality or _guess(model, item), item)]
     for name, _ in parts:
-        if name not in model.tokenizers:
-            raise UnitxError(f"the model does not read '{name}'; it reads: {', '.join(model.modalities)}")
+        model.check_reads(name)
     if not parts:
         raise UnitxError("an item without any part: give at least one modality")
     return parts
@@ -228,6 +237,8 @@ def _task_parts(info: TaskInfo, item: Any) -> list[tuple[str, Any]]:
     if isinstance(item, dict):
         by_column = {column: item.get(column, item.get(modality)) for column, modality in info.reads.items()}
         parts = info.parts(by_column)
+        if not parts and not item.keys().isdisjoint([*info.reads, *info.reads.values()]):
+            raise BadItem(f"an item with nothing in {', '.join(info.reads)}: fill one of them")
         if not parts:
             raise UnitxError(
                 f"task '{info.name}' reads {', '.join(info.reads)}; the item has {', '.join(map(str, item))}"

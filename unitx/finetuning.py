@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from unitx.errors import UnitxError
 from unitx.job import Job, build_job
 from unitx.lora import has_lora
 from unitx.model import Model
 from unitx.recipe import Recipe
+from unitx.registry import TASKS
+from unitx.task import TaskInfo
 
 
 def prepare_base(recipe: Recipe, base: Model) -> Job:
     """A job on a trained model: new tokenizers and heads attached, the rest frozen as `tune` and `freeze` say.
 
     Raises:
-        UnitxError: a modality to freeze that the model does not read, or a `tune` that would change what it gives.
+        UnitxError: a modality to freeze that the model does not read, or a `tune` or a task that would change what it
+            gives.
     """
     shape = [name for name, value in vars(recipe.model).items() if value is not None]
     if shape:
@@ -27,16 +32,13 @@ def prepare_base(recipe: Recipe, base: Model) -> Job:
             f"--freeze {recipe.freeze} keeps what the backbone gives for it, and --tune {recipe.tune} would change it: "
             "use --tune lora (adapters that the frozen modalities do not pass) or --tune head"
         )
+    fixed: set[str] = set()  # heads of the base that go on as they are
+    if frozen:
+        recipe = _in_its_space(recipe, base)
+        fixed = recipe.tasks.keys() & set(base.heads)
     old_tokenizers, old_heads = set(base.tokenizers), set(base.heads)
-    for name in sorted(old_heads & set(recipe.tasks)) if frozen else []:
-        raise UnitxError(f"--freeze {recipe.freeze}: the model's task '{name}' would change; give yours another name")
-    space = base.embedding_head
-    if frozen and space is not None and any(task.kind == "align" for task in recipe.tasks.values()):
-        raise UnitxError(
-            f"--freeze {recipe.freeze}: embeddings would come from the new align task in place of '{space.info.name}', "
-            "and change; train it without --freeze"
-        )
-    job = build_job(recipe, base)
+    old_parameters = {name for name, _ in base.named_parameters()}
+    job = build_job(recipe, base, fixed)
     model = job.model
     tune(model, recipe.tune, frozen)
     for modality in old_tokenizers:
@@ -46,7 +48,58 @@ def prepare_base(recipe: Recipe, base: Model) -> Job:
         model.heads[name].requires_grad_(False)
     if kept and recipe.tune != "head" and not frozen:
         job.facts.append(f"not trained here: {', '.join(kept)}; the backbone under it changes, and so do its answers")
+    for info in (feed.info for feed in job.feeds if feed.info.name in fixed):
+        new = _new_in_space(recipe, info, old_tokenizers, set(frozen))
+        job.facts.append(f"the model's task '{info.name}' goes on: {new} learns its space, which stays as it is")
+        # What the head got for the new modality learns; the rest is the space.
+        for name, p in model.heads[info.name].named_parameters():
+            p.requires_grad_(f"heads.{info.name}.{name}" not in old_parameters)
+    loose = sorted(old_tokenizers - set(frozen))
+    if frozen and loose and recipe.tune == "lora":
+        job.facts.append(f"not frozen: {', '.join(loose)}; the adapters change what the model gives for it")
     return job
+
+
+def _in_its_space(recipe: Recipe, base: Model) -> Recipe:
+    """The recipe with the task that embeds under the name of the base's: what is frozen has one space, and keeps it.
+
+    Raises:
+        UnitxError: a task of the base would change.
+    """
+    where, tasks, head = f"--freeze {recipe.freeze}:", {}, base.embedding_head
+    space = None if head is None else head.info.name
+    for name, task in recipe.tasks.items():
+        goes_on = space and TASKS.get(task.kind).embeds and name not in set(base.heads) - {space}
+        if name in base.heads and not goes_on:
+            raise UnitxError(f"{where} the model's task '{name}' would change; give yours another name")
+        if goes_on and task.kind != head.info.kind:
+            raise UnitxError(f"{where} embeddings come from '{space}' and stay; only a {head.info.kind} task goes on")
+        own = space if goes_on else name
+        if own in tasks:
+            raise UnitxError(f"{where} two tasks would go on as '{own}'; let one read the columns of both")
+        tasks[own] = task
+    return replace(recipe, tasks=tasks)
+
+
+def _new_in_space(recipe: Recipe, info: TaskInfo, old: set[str], frozen: set[str]) -> str:
+    """The modalities that learn a frozen space.
+
+    Raises:
+        UnitxError: one that the model reads already and whose embeddings would change, nothing new, or nothing that
+            shows where in the space it belongs.
+    """
+    read = set(info.reads.values())
+    where = f"--freeze {recipe.freeze}: task '{info.name}'"
+    if moved := sorted((read & old) - frozen):
+        raise UnitxError(
+            f"{where} reads {', '.join(moved)}, whose embeddings would change: pair what is frozen with what is new "
+            "to the model, or train without --freeze"
+        )
+    if not read - old:
+        raise UnitxError(f"{where} reads what is frozen only, and nothing would learn: name a new modality in --reads")
+    if not read & frozen and not info.label:
+        raise UnitxError(f"{where} reads nothing that is frozen: name such a column in --reads, or concepts in --label")
+    return ", ".join(sorted(read - old))
 
 
 def tune(model: Model, how: str, frozen: list[str]) -> None:

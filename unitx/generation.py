@@ -33,7 +33,7 @@ def generate(
 
     Args:
         prompts: texts; an empty one begins a new text.
-        task: a `next_token` task; may be left out where the model has one.
+        task: one that generates (`next_token`); may be left out where the model has one.
         max_tokens: the most tokens to add.
         temperature: 0 takes the likeliest token, 1 draws from the model's own distribution.
         top_k: draw from the k likeliest tokens only (Fan et al. 2018).
@@ -46,8 +46,8 @@ def generate(
     Raises:
         UnitxError: no language model, or an argument out of range.
     """
-    head = model.head(task or model.only_task("next_token"))
-    if head.info.kind != "next_token":
+    head = model.head(task or model.only_task("generates"))
+    if not head.generates:
         raise UnitxError(f"task '{head.info.name}' ({head.info.kind}) does not generate text")
     if temperature < 0 or (top_k is not None and top_k < 1) or (top_p is not None and not 0 < top_p <= 1):
         raise UnitxError("temperature must be at least 0, top_k at least 1, and top_p above 0 and at most 1")

@@ -196,7 +196,7 @@ class Index:
     def _given(self, model: Model, items: Any, modality: str | None) -> tuple[dict[Key, Entry], str | None]:
         """The entries that the user means, each once, and the folder that they come from if it is one."""
         if modality is not None:
-            _check_reads(model, modality)
+            model.check_reads(modality)
         if not isinstance(items, str | Path):
             return dict(self._entry(model, item, modality) for item in items), None
         path = os.path.expanduser(items)
@@ -223,7 +223,7 @@ class Index:
         kind = modality or (known if is_file else "text")
         if kind is None:
             raise UnitxError(f"cannot tell what {item} is: pass modality= ({', '.join(model.modalities)})")
-        _check_reads(model, kind)
+        model.check_reads(kind)
         if not is_file:
             return (str(item), False), Entry(str(item), kind, TEXT)
         path = Path(item).expanduser()
@@ -333,10 +333,10 @@ def model_identity(model: Model) -> str:
 
     Of a large tensor it reads some thousand values spread evenly, which takes milliseconds; training changes them all.
     """
-    align = model.embedding_head
+    head = model.embedding_head
     options = [(name, astuple(processor)) for name, processor in model.processors.items()]
     digest = hashlib.sha256(repr((model.backbone.config, options, model.frozen)).encode())
-    for module in (model.backbone, model.tokenizers, *([align] if align is not None else [])):
+    for module in (model.backbone, model.tokenizers, *([head] if head is not None else [])):
         for name, value in module.state_dict().items():
             sample = value.detach().flatten()[:: max(1, value.numel() // 4096)].cpu().contiguous()
             digest.update(f"{name} {tuple(value.shape)}".encode() + sample.double().numpy().tobytes())
@@ -346,11 +346,6 @@ def model_identity(model: Model) -> str:
 def _vector(dim: int) -> pa.DataType:
     """Without nulls, which are slow to write and to read."""
     return pa.list_(pa.field("element", pa.float32(), nullable=False), dim)
-
-
-def _check_reads(model: Model, modality: str) -> None:
-    if modality not in model.tokenizers:
-        raise UnitxError(f"the model does not read '{modality}'; it reads: {', '.join(model.modalities)}")
 
 
 def _fingerprint(path: Path) -> str:

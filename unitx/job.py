@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -46,11 +46,12 @@ class Job:
     resolved: dict[str, Any] = field(default_factory=dict)
 
 
-def build_job(recipe: Recipe, base: Model | None = None) -> Job:
+def build_job(recipe: Recipe, base: Model | None = None, fixed: Collection[str] = ()) -> Job:
     """Open and check everything.
 
     Args:
         base: a trained model whose backbone and tokenizers are taken over; None for new ones.
+        fixed: tasks of the base whose heads go on with what they know, and never begin anew.
 
     Raises:
         UnitxError: whatever is wrong with the recipe or its data.
@@ -62,13 +63,16 @@ def build_job(recipe: Recipe, base: Model | None = None) -> Job:
     shared = Shared({}, {}, facts)
     feeds, held_out = [], []
     for name, task in recipe.tasks.items():
-        train, test, info = _open_task(recipe, name, task, shared)
+        known = base.head(name).info if base is not None and name in fixed else TaskInfo(name, task.kind, {})
+        train, test, info = _open_task(recipe, task, shared, known)
         feeds.append(Feed(info, train))
         held_out.append(Feed(info, test))
     processors = _processors(recipe, feeds, base, facts)
     infos = [feed.info for feed in feeds]
     model = (
-        Model(backbone_config(recipe), processors, infos) if base is None else _extended(base, processors, infos, facts)
+        Model(backbone_config(recipe), processors, infos)
+        if base is None
+        else _extended(base, processors, infos, fixed, facts)
     )
     preparer = Preparer(model.processors)
     size = SIZES[recipe.size] if base is None else size_of(model.backbone.config.dim)
@@ -77,6 +81,7 @@ def build_job(recipe: Recipe, base: Model | None = None) -> Job:
         "lr": recipe.lr or size.lr * (FINETUNE_RATE if base is not None and recipe.tune == "all" else 1.0),
         "parameters": sum(p.numel() for p in model.parameters()),
         "backbone": model.backbone.config.__dict__ | {},
+        "rows": {feed.info.name: len(feed.source) for feed in feeds},
         "reads": {feed.info.name: feed.info.reads for feed in feeds},
         "labels": {feed.info.name: len(feed.info.labels) for feed in feeds if feed.info.labels},
     }
@@ -88,8 +93,14 @@ def build_job(recipe: Recipe, base: Model | None = None) -> Job:
     return Job(recipe, model, preparer, feeds, held_out, facts, resolved)
 
 
-def _extended(base: Model, processors: dict[str, Processor], infos: list[TaskInfo], facts: list[str]) -> Model:
-    """A trained model with new tokenizers and heads; a head that already answers the same question goes on."""
+def _extended(
+    base: Model, processors: dict[str, Processor], infos: list[TaskInfo], fixed: Collection[str], facts: list[str]
+) -> Model:
+    """A trained model with new tokenizers and heads; a head that already answers the same question goes on.
+
+    Raises:
+        UnitxError: a head that is `fixed` would begin anew.
+    """
     for modality in sorted(set(processors) - set(base.tokenizers)):
         base.add_tokenizer(modality, processors[modality])
     for info in infos:
@@ -101,6 +112,12 @@ def _extended(base: Model, processors: dict[str, Processor], infos: list[TaskInf
         same = old.info.kind == info.kind and old.info.labels == info.labels
         if same and {n: v.shape for n, v in new.state_dict().items()} == {n: v.shape for n, v in known.items()}:
             new.load_state_dict(known)
+        elif info.name in fixed:
+            what = "another form" if old.info.labels == info.labels else "no concepts"
+            raise UnitxError(
+                f"the head of the model's task '{info.name}' stays as it is, and has {what}: leave out "
+                f"{'its options' if old.info.labels == info.labels else '--label'}"
+            )
         else:
             facts.append(f"the model's task '{info.name}' had other labels or another form: its head begins anew")
     return base
@@ -121,8 +138,9 @@ class Shared:
     facts: list[str]
 
 
-def _open_task(recipe: Recipe, name: str, task: TaskRecipe, shared: Shared) -> tuple[Source, Source, TaskInfo]:
-    """A task's training rows, its held-out rows, and what it knows about them."""
+def _open_task(recipe: Recipe, task: TaskRecipe, shared: Shared, known: TaskInfo) -> tuple[Source, Source, TaskInfo]:
+    """A task's training rows, its held-out rows, and what it knows of them besides what it has `known` before."""
+    name = known.name
     given = task.data if task.data is not None else recipe.data
     if given is None:
         raise UnitxError(f"task '{name}' has no data: give a folder or a file with --data")
@@ -141,7 +159,7 @@ def _open_task(recipe: Recipe, name: str, task: TaskRecipe, shared: Shared) -> t
     if tests is None:
         key = (repr(given) if isinstance(given, str | dict) else id(given), len(source))
         source, tests = _parts(recipe, key, source, label, multi, shared)
-    info = TaskInfo(name, task.kind, reads, label, [], task.weight, options)
+    info = replace(known, reads=reads, label=label, weight=task.weight, options=known.options | options)
     for modality in info.reads.values():
         TOKENIZERS.get(modality)
     return source, tests, kind.fit(info, source)

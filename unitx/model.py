@@ -100,24 +100,29 @@ class Model(nn.Module):
         except KeyError as error:
             raise UnitxError(f"a task cannot be called '{info.name}': give it another name") from error
 
-    def only_task(self, kind: str | None = None) -> str:
-        """The name of the one task there is (of a kind).
+    def only_task(self, does: str | None = None) -> str:
+        """The name of the one task there is, or the one that `classifies`, `embeds` or `generates`.
 
         Raises:
             UnitxError: there is none, or there are several to choose from.
         """
-        found = [name for name, head in self.heads.items() if kind in (None, head.info.kind)]
-        what = "task" if kind is None else f"{kind} task"
+        found = [name for name, head in self.heads.items() if does is None or getattr(head, does)]
         if not found:
+            what = "task" if does is None else f"task that {does}"
             raise UnitxError(f"the model has no {what}; its tasks are: {', '.join(self.tasks) or 'none'}")
         if len(found) > 1:
-            raise UnitxError(f"the model has {len(found)} {what}s; say which with task= ({', '.join(found)})")
+            raise UnitxError(f"{len(found)} tasks of the model could be meant; say which, task= ({', '.join(found)})")
         return found[0]
 
     @property
     def embedding_head(self) -> Task | None:
-        """The head that embeddings come from: the last `align` task's; None where there is none."""
-        return next((head for head in reversed(self.heads.values()) if head.info.kind == "align"), None)
+        """The head that embeddings come from: the last that `embeds`; None where there is none."""
+        return next((head for head in reversed(self.heads.values()) if head.embeds), None)
+
+    def check_reads(self, modality: str) -> None:
+        """Raise UnitxError for a modality that the model does not read; says which it reads."""
+        if modality not in self.tokenizers:
+            raise UnitxError(f"the model does not read '{modality}'; it reads: {', '.join(self.modalities)}")
 
     def head(self, task: str) -> Task:
         """The head of a task, by name.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import files
 from numbers import Integral, Real
@@ -21,6 +22,7 @@ from unitx.config import SIZES, BackboneConfig
 from unitx.errors import UnitxError
 
 FORMAT = 1  # of recipe.yaml and config.json; raised when older files can no longer be read
+IN_MEMORY = "in_memory"  # stands in recipe.yaml for data that no file holds, with the kind of object they were
 
 
 @dataclass
@@ -94,7 +96,8 @@ class Recipe:
         tracker: an Accelerate tracker (tensorboard, wandb, …).
         plugins: Python files to import first.
         tune: what finetune trains of the backbone: all, head, norms or lora.
-        freeze: modalities whose tokenizer and answers shall stay exactly as they are, "text,image".
+        freeze: modalities whose tokenizer and answers shall stay exactly as they are, "text,image"; an align task then
+            teaches a new modality the space that they have.
         layer_decay: finetune multiplies the learning rate by this for each block further from the output.
     """
 
@@ -280,6 +283,12 @@ def check(recipe: Recipe) -> None:
     """Raise UnitxError for what is wrong with a recipe before any data is opened."""
     if not recipe.tasks:
         raise UnitxError("the recipe has no task; give it one under 'tasks'")
+    for name, kind in in_memory(recipe).items():
+        again = f'**{{"{name}": …}}' if "." in name else f"{name}=…"
+        raise UnitxError(
+            f"{name} was in memory ({kind}), and recipe.yaml does not hold it: give it again from Python, as in "
+            f"unitx.resume(RUN, {again})"
+        )
     for name, allowed in CHOICES.items():
         value = getattr(recipe, name)
         if value not in allowed:
@@ -323,7 +332,10 @@ def backbone_config(recipe: Recipe) -> BackboneConfig:
 
 
 def save_recipe(path: Path, given: Recipe, resolved: dict[str, Any]) -> None:
-    """Write `recipe.yaml`: what was given (it repeats the run) and, apart from it, what was resolved."""
+    """Write `recipe.yaml`: what was given (it repeats the run) and, apart from it, what was resolved.
+
+    Data in memory are not written: there can be any number of rows, of objects that YAML does not know.
+    """
     tree = {"format": FORMAT, "given": _writable(_trimmed(given)), "resolved": _writable(resolved)}
     path.write_text(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), "utf-8")
 
@@ -331,12 +343,29 @@ def save_recipe(path: Path, given: Recipe, resolved: dict[str, Any]) -> None:
 def _trimmed(recipe: Recipe) -> dict[str, Any]:
     """Only the fields that differ from their defaults."""
     plain, default = to_dict(recipe), to_dict(Recipe())
-    return {name: value for name, value in plain.items() if not _equal(value, default[name])}
+    for _, owner, name in _data_fields(plain):
+        owner[name] = _named(owner[name])
+    return {name: value for name, value in plain.items() if value != default[name]}
 
 
-def _equal(left: Any, right: Any) -> bool:
-    """Whether they are; a DataFrame, say, would answer for each cell."""
-    return left is right or (type(left) is type(right) and bool(left == right))
+def _data_fields(tree: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """The fields of a recipe that hold data: the whole name ("tasks.kind.test"), what has it, and its name there."""
+    for prefix, owner in (("", tree), *((f"tasks.{name}.", task) for name, task in tree["tasks"].items())):
+        yield from ((prefix + name, owner, name) for name in ("data", "test"))
+
+
+def _named(data: Any) -> Any:
+    """Data as recipe.yaml names them: a path, a name, a world; of what is in memory the kind of object."""
+    if data is None or isinstance(data, str | os.PathLike) or (isinstance(data, dict) and "world" in data):
+        return data
+    return {IN_MEMORY: type(data).__name__}
+
+
+def in_memory(recipe: Recipe) -> dict[str, str]:
+    """The fields whose data were in memory when the recipe was written, and the kinds of objects that they were."""
+    given = {name: owner[last] for name, owner, last in _data_fields(to_dict(recipe))}
+    kinds = {name: data.get(IN_MEMORY) for name, data in given.items() if isinstance(data, dict)}
+    return {name: kind for name, kind in kinds.items() if isinstance(kind, str)}
 
 
 def _writable(value: Any) -> Any:

@@ -8,6 +8,7 @@ import sys
 import textwrap
 import warnings
 from collections import Counter
+from copy import copy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from unitx.batches import EVALUATION, Feed, Preparer, plan_rows
 from unitx.data import Source, Subset, check_columns, labels_in, open_source
+from unitx.embedding import predicting_task
 from unitx.errors import UnitxError
 from unitx.evaluation import task_outputs
 from unitx.media import describe
@@ -128,8 +130,8 @@ def evaluate(
     if not isinstance(model, Model):
         folder = folder or (Path(model) / "evaluation" if Path(model).is_dir() else None)
         model = Model.from_pretrained(model)
-    head = model.head(task or (model.tasks[0] if len(model.tasks) == 1 else model.only_task("classify")))
-    info = replace(head.info, reads=reads or head.info.reads, label=label or head.info.label)
+    head = copy(model.head(task or predicting_task(model)))
+    head.info = info = replace(head.info, reads=reads or head.info.reads, label=label or head.info.label)
     _check_modalities(model, info)
     source = open_source(data, info.reads, info.label)
     if isinstance(source, EmojiWorld):
@@ -146,14 +148,14 @@ def evaluate(
         info.name, info.kind, head.score(outputs, targets), len(source), len(set(of_items.rows)),
         dict(unknown.most_common()), unlabelled, of_items.skipped, dict(of_items.shortened), notes,
     )  # fmt: skip
-    if info.kind == "classify":
+    if head.classifies:
         report.classes, report.confusion = class_scores(head, outputs, targets)
         mistakes = worst_mistakes(head, outputs, targets, of_items.rows)
         report.mistakes = [mistake._replace(row=int(kept.indices[mistake.row])) for mistake in mistakes]
     if folder is not None:
         report.folder = Path(folder)
         _write(report)
-        if info.kind == "classify":
+        if head.classifies:
             draw_report(report, [_thumbnail(feed, preparer, mistake.row) for mistake in mistakes])
     return report
 
@@ -196,7 +198,7 @@ def class_scores(head: Task, outputs: Tensor, targets: Tensor) -> tuple[list[dic
     """Each class's scores, and the confusion matrix (classes, classes), which several labels a row do not have."""
     from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_fscore_support
 
-    names, multi = head.info.labels, head.options.multi_label
+    names, multi = head.info.labels, _is_multi(head)
     truth = (targets > 0.5).int().numpy() if multi else targets.argmax(-1).numpy()
     found = (outputs > 0).int().numpy() if multi else outputs.argmax(-1).numpy()
     places = range(len(names))
@@ -211,11 +213,16 @@ def class_scores(head: Task, outputs: Tensor, targets: Tensor) -> tuple[list[dic
     return classes, None if multi else confusion_matrix(truth, found, labels=places)
 
 
+def _is_multi(head: Task) -> bool:
+    """Whether a row may have several labels; a task of one's own need not know the option."""
+    return getattr(head.options, "multi_label", False)
+
+
 def worst_mistakes(head: Task, outputs: Tensor, targets: Tensor, rows: list[int]) -> list[Mistake]:
     """At most `WORST` wrong answers, those with the highest probability first, one a row."""
     probability, true = head.probabilities(outputs), targets > 0.5
     highest, answer = probability.masked_fill(true, -1.0).max(-1)
-    wrong = highest > 0.5 if head.options.multi_label else outputs.argmax(-1) != targets.argmax(-1)
+    wrong = highest > 0.5 if _is_multi(head) else outputs.argmax(-1) != targets.argmax(-1)
     names = np.array([*head.info.labels], dtype=object)
     order = [i for i in highest.argsort(descending=True, stable=True).tolist() if wrong[i]]
     return [

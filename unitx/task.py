@@ -79,6 +79,11 @@ class Task(nn.Module):
     Attributes:
         Options: a dataclass of the task's own options.
         headline: the score that decides which checkpoint is best; higher is better, unless it is in `lower_is_better`.
+        apart: each column of a row is a sequence of its own, so that what belongs to one of them can be asked alone.
+        classifies: `outputs` are logits, one for each of `info.labels`, and so are the targets; a report shows classes.
+        embeds: `outputs` are unit vectors of `embedding_dim` numbers, and `Model.embed` gives them.
+        generates: `next_logits(vectors)`, (n, dim) → (n, vocabulary), says what comes next, and `Model.generate` draws.
+        embedding_dim: the backbone's width, where a task that embeds does not set another.
     """
 
     @dataclass(frozen=True)
@@ -87,11 +92,16 @@ class Task(nn.Module):
 
     headline: ClassVar[str] = "accuracy"
     lower_is_better: ClassVar[bool] = False
+    apart: ClassVar[bool] = False
+    classifies: ClassVar[bool] = False
+    embeds: ClassVar[bool] = False
+    generates: ClassVar[bool] = False
 
     def __init__(self, dim: int, info: TaskInfo, processors: dict[str, Processor]):
         super().__init__()
         self.info = info
         self.options = self.parse_options(info)
+        self.embedding_dim = dim
 
     def add_modality(self, modality: str) -> None:
         """The model reads one modality more from now on; for heads that treat each apart."""

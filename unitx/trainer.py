@@ -10,6 +10,7 @@ import math
 import signal
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -174,19 +175,19 @@ class Trainer:
         would weigh items by how they happened to be grouped.
         """
         set_lr(self.optimizers, self.job.resolved["lr"] * schedule(self.done, self.recipe.warmup))
-        counts = self._global_counts(batches)
-        metrics: dict[str, float] = {}
+        names = [feed.info.name for feed in self.job.feeds]
+        held = {name: sum(b.targets[name].count for b in batches if name in b.targets) for name in names}
+        counts = self._global_counts(held)
+        metrics: dict[str, float] = defaultdict(float)
         for i, batch in enumerate(batches):
             last = i == len(batches) - 1
             with self.accelerator.no_sync(self.wrapped) if not last else nullcontext():
                 loss, found = self.wrapped(batch.to(self.accelerator.device), counts)
                 self.accelerator.backward(loss)
-            metrics["loss"] = metrics.get("loss", 0.0) + float(loss.detach())
+            metrics["loss"] += float(loss.detach())
             for name, value in found.items():
-                share = batch.targets[name.split("/")[0]].count / sum(
-                    b.targets[name.split("/")[0]].count for b in batches if name.split("/")[0] in b.targets
-                )
-                metrics[name] = metrics.get(name, 0.0) + float(value) * share
+                task = name.split("/")[0]
+                metrics[name] += float(value) * (batch.targets[task].count / held[task])
         if not math.isfinite(metrics.get("loss", 0.0)):
             raise UnitxError(f"the loss is not finite at step {self.progress.step}: train with a lower --lr")
         if batches:
@@ -196,12 +197,12 @@ class Trainer:
                 optimizer.zero_grad()
         return metrics
 
-    def _global_counts(self, batches: list) -> dict[str, float]:
-        names = [feed.info.name for feed in self.job.feeds]
-        mine = torch.tensor([float(sum(b.targets[n].count for b in batches if n in b.targets)) for n in names])
-        total: Tensor = self.accelerator.reduce(mine.to(self.accelerator.device), "sum")
+    def _global_counts(self, held: dict[str, int]) -> dict[str, float]:
+        """Task → what its sum over this process's micro-batches is divided by, from its count in them."""
+        mine = torch.tensor(list(held.values()), dtype=torch.float32, device=self.accelerator.device)
+        total: Tensor = self.accelerator.reduce(mine, "sum")
         # Data-parallel training averages the gradients of its processes; what is wanted is their sum.
-        return dict(zip(names, (total / self.accelerator.num_processes).tolist(), strict=True))
+        return dict(zip(held, (total / self.accelerator.num_processes).tolist(), strict=True))
 
     def _log_step(self, metrics: dict[str, float], notes: Notes) -> None:
         self.notes.add(notes)

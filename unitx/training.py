@@ -12,9 +12,9 @@ import yaml
 from unitx.checkpoint import checkpoints
 from unitx.errors import UnitxError
 from unitx.finetuning import prepare_base
-from unitx.job import build_job
+from unitx.job import Job, build_job
 from unitx.model import Model
-from unitx.recipe import Recipe, load_recipe, update
+from unitx.recipe import Recipe, in_memory, load_recipe, update
 from unitx.registry import import_plugin
 from unitx.trainer import Run, Trainer
 
@@ -43,7 +43,8 @@ def finetune(model: str | Path | Model, recipe: str | Path | Recipe, *, echo: bo
 
     New tokenizers and heads always train; of the rest what `tune` says: `all`, `head` (nothing), `norms` (the norms of
     the backbone; Lu et al. 2021), `lora` (low-rank adapters; Hu et al. 2021). What the model gives for the modalities
-    in `freeze` stays exactly as it was.
+    in `freeze` stays exactly as it was; an `align` task beside them goes on in the space that the model has, and a
+    modality that is new to the model learns to land in it (as in Zhai et al. 2022, Girdhar et al. 2023).
 
     Args:
         model: a `Model`, a folder, the name of one that comes along, or a hub id.
@@ -62,11 +63,16 @@ def finetune(model: str | Path | Model, recipe: str | Path | Recipe, *, echo: bo
     return Trainer(job, folder, echo).run()
 
 
-def resume(folder: str | Path, *, echo: bool = True) -> Run:
+def resume(folder: str | Path, *, echo: bool = True, **data: Any) -> Run:
     """Go on with a run from its last checkpoint, exactly as if it had not stopped.
 
+    Args:
+        data: again what was in memory, which the run's folder does not hold: `data=`, `test=`, or with dots as in
+            {"tasks.kind.data": frame}.
+
     Raises:
-        UnitxError: the folder holds no run, or no checkpoint.
+        UnitxError: the folder holds no run, or no checkpoint; data that are missing, others than before, or not asked
+            for.
     """
     folder = Path(folder)
     if not (folder / "recipe.yaml").is_file():
@@ -75,21 +81,26 @@ def resume(folder: str | Path, *, echo: bool = True) -> Run:
     if not saved:
         raise UnitxError(f"{folder} has no checkpoint to go on from; train anew into another folder")
     recipe = load_recipe(folder)
+    for name in data.keys() - in_memory(recipe).keys():
+        raise UnitxError(f"{folder} goes on as it was begun: {name} was not in memory and cannot be given again")
+    recipe = update(recipe, **data)
     for plugin in recipe.plugins:
         import_plugin(plugin)
     torch.manual_seed(recipe.seed)
     resolved = _resolved(folder)
     base = Model.from_pretrained(resolved["base"]) if "base" in resolved else None
     job = prepare_base(recipe, base) if base else build_job(recipe)
-    _check_unchanged(job.model, saved[-1])
+    _check_unchanged(job, resolved, saved[-1])
     job.resolved |= resolved
     return Trainer(job, folder, echo, saved[-1]).run()
 
 
-def _check_unchanged(model: Model, checkpoint: Path) -> None:
-    """Refuse to go on with other labels or another vocabulary under the trained weights."""
-    own = [(checkpoint / name).read_bytes() == value for name, value in model.own_files().items()]
-    if not all(own) or model.config() != json.loads((checkpoint / "config.json").read_text("utf-8")):
+def _check_unchanged(job: Job, resolved: dict[str, Any], checkpoint: Path) -> None:
+    """Refuse to go on with other labels or another vocabulary under the trained weights, or with more or fewer rows."""
+    model = job.model
+    same = [(checkpoint / name).read_bytes() == value for name, value in model.own_files().items()]
+    same += [resolved.get("rows") in (None, job.resolved["rows"])]  # None in a run of before they were counted
+    if not all(same) or model.config() != json.loads((checkpoint / "config.json").read_text("utf-8")):
         raise UnitxError(f"the data or the recipe of {checkpoint.parent.parent} changed since it stopped: train anew")
 
 
