@@ -244,7 +244,7 @@ def _mix(drawn: list[Drawn], rng: np.random.Generator) -> None:
     groups: dict[tuple, list[int]] = {}
     for i, one in enumerate(drawn):
         alone = len(one.features) == 1 and one.features[0][0] == "image"
-        if alone and one.info.kind == "classify" and not one.info.options.get("multi_label"):
+        if alone and TASKS.get(one.info.kind).classifies and not one.info.options.get("multi_label"):
             groups.setdefault((one.info.name, one.features[0][1].shape), []).append(i)
     for places in groups.values():
         pictures = torch.from_numpy(np.stack([drawn[i].features[0][1] for i in places]))
