@@ -151,7 +151,9 @@ def test_placing_is_pillows_quad() -> None:
     for quad in quads(range(5), True):
         ours = pictures._place(drawing[None], 32, quad[None])[0].numpy().reshape(4, 32, 32).transpose(1, 2, 0)
         source = pictures._four_channels(drawing)
-        theirs = source.transform((32, 32), Image.Transform.QUAD, (40 * quad).ravel().tolist(), Image.Resampling.BILINEAR)
+        theirs = source.transform(
+            (32, 32), Image.Transform.QUAD, (40 * quad).ravel().tolist(), Image.Resampling.BILINEAR
+        )
         assert np.abs(ours - np.asarray(theirs)).mean() < 3  # they differ where the edge of the drawing is crossed
 
 

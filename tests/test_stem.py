@@ -12,8 +12,16 @@ from unitx.tokenizers.stem import Stem
 
 @pytest.mark.parametrize(
     ("height", "width", "channels", "merges", "done"),
-    [(8, 8, 3, 3, 3), (16, 16, 3, 3, 3), (8, 64, 1, 3, 3), (4, 4, 3, 3, 2), (14, 14, 3, 3, 1), (7, 8, 2, 3, 0), (8, 8, 3, 0, 0)],
-)  # fmt: skip
+    [
+        (8, 8, 3, 3, 3),
+        (16, 16, 3, 3, 3),
+        (8, 64, 1, 3, 3),
+        (4, 4, 3, 3, 2),
+        (14, 14, 3, 3, 1),
+        (7, 8, 2, 3, 0),
+        (8, 8, 3, 0, 0),
+    ],
+)
 def test_merges_are_convolutions_of_stride_2(height: int, width: int, channels: int, merges: int, done: int) -> None:
     torch.manual_seed(0)
     stem = Stem(height, width, channels, 48, merges)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -35,7 +37,7 @@ class Stem(nn.Module):
         places = height * width // 4**merges
         last = min(dim, max(2 * dim // places, 16))
         widths = [channels, *(max(last >> i, channels) for i in reversed(range(merges)))]
-        self.merge = nn.ModuleList(Linear(4 * a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.merge = nn.ModuleList(Linear(4 * a, b) for a, b in pairwise(widths))
         self.embed = Linear(places * widths[-1], dim)
         for i, layer in enumerate([*self.merge, self.embed]):
             nn.init.normal_(layer.weight, std=(GELU_GAIN if i else 1.0) * layer.in_features**-0.5)
