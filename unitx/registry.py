@@ -16,26 +16,33 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from unitx.errors import UnitxError
 
+if TYPE_CHECKING:
+    from unitx.task import Task
+    from unitx.tokenizer import Tokenizer
 
-class Registry:
+Kind = TypeVar("Kind")  # what all classes of a registry are kinds of
+
+
+class Registry(Generic[Kind]):
     """A table from names to classes, filled by a decorator."""
 
     def __init__(self, what: str, package: str):
         self.what = what
         self.package = package
-        self._classes: dict[str, type] = {}
+        self._classes: dict[str, type[Kind]] = {}
 
-    def register(self, name: str) -> Callable[[type], type]:
+    def register(self, name: str) -> Callable[[type[Kind]], type[Kind]]:
         """Decorator that records a class under `name`.
 
         Raises:
             UnitxError: the name is taken by another class; the files of both are named.
         """
 
-        def decorate(cls: type) -> type:
+        def decorate(cls: type[Kind]) -> type[Kind]:
             taken = self._classes.get(name) or (self._load_shipped(name) if not self._is_own(cls) else None)
             if taken is not None and (_file(taken), taken.__qualname__) != (_file(cls), cls.__qualname__):
                 raise UnitxError(
@@ -47,7 +54,7 @@ class Registry:
 
         return decorate
 
-    def get(self, name: str, file: str | None = None) -> type:
+    def get(self, name: str, file: str | None = None) -> type[Kind]:
         """The class registered as `name`; `file` is where a saved model says that it came from.
 
         Raises:
@@ -77,7 +84,7 @@ class Registry:
     def _is_own(self, cls: type) -> bool:
         return cls.__module__.startswith(self.package + ".")
 
-    def _load(self, name: str) -> type | None:
+    def _load(self, name: str) -> type[Kind] | None:
         self._load_shipped(name)
         for point in importlib.metadata.entry_points(group=self.package, name=name):
             if name not in self._classes:
@@ -85,7 +92,7 @@ class Registry:
                     point.load()
         return self._classes.get(name)
 
-    def _load_shipped(self, name: str) -> type | None:
+    def _load_shipped(self, name: str) -> type[Kind] | None:
         module = f"{self.package}.{name}"
         if name.isidentifier() and importlib.util.find_spec(module):
             importlib.import_module(module)
@@ -110,8 +117,8 @@ def _one_line(what: str) -> Iterator[None]:
         raise UnitxError(f"{what}: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
-TOKENIZERS = Registry("modality", "unitx.tokenizers")
-TASKS = Registry("task", "unitx.tasks")
+TOKENIZERS: Registry[Tokenizer] = Registry("modality", "unitx.tokenizers")
+TASKS: Registry[Task] = Registry("task", "unitx.tasks")
 
 register_tokenizer = TOKENIZERS.register
 register_task = TASKS.register

@@ -62,12 +62,12 @@ class Tokenizer(nn.Module):
         Processor: the class of its data half; its fields are the modality's options in a recipe.
     """
 
-    Processor: ClassVar[type[Processor]]
-
     def __init__(self, processor: Processor, dim: int):
         super().__init__()
         self.processor = processor
         self.dim = dim
+
+    Processor: ClassVar[type[Processor]]  # stands here so that `Processor` in `__init__` is the class above
 
     def forward(self, values: Tensor, counts: list[int]) -> Tensor:
         """Embed the pieces of many items laid end to end.
