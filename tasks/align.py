@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -126,7 +127,7 @@ class Align(Task):
         means = segment_mean(tokens.vectors, segments, count).view(len(layout), kinds, -1)[rows]
         held = (torch.bincount(segments, minlength=count) > 0).view(len(layout), kinds)[rows]
         total = means.new_zeros(len(rows), means.shape[-1])
-        for kind, norm in enumerate(self.norms.values()):
+        for kind, norm in enumerate(cast(Iterable[nn.BatchNorm1d], self.norms.values())):
             of_kind = held[:, kind].nonzero()[:, 0]
             total = total.index_add(0, of_kind, _batch_norm(norm, means[:, kind].index_select(0, of_kind)))
         return F.normalize(self.project(total), dim=-1)
@@ -197,6 +198,8 @@ def _batch_norm(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
     rows = gather_rows(x) if learns else x
     if not learns or len(rows) < 2:
         return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+    # Torch's class may go without them; those made above do not.
+    assert norm.running_mean is not None and norm.running_var is not None and norm.momentum is not None
     mean, variance = rows.mean(0), rows.var(0, correction=0)
     with torch.no_grad():
         norm.running_mean.lerp_(mean, norm.momentum)

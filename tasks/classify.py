@@ -52,6 +52,7 @@ class Classify(Task):
                 raise UnitxError(f"label_smoothing is {self.label_smoothing!r}; it must be from 0 to below 1")
 
     classifies = True
+    class_weights: Tensor
 
     def __init__(self, dim: int, info: TaskInfo, processors: dict[str, Processor]):
         super().__init__(dim, info, processors)

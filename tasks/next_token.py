@@ -29,11 +29,13 @@ class NextToken(Task):
     headline = "bits_per_byte"
     lower_is_better = True
     generates = True
+    byte_lengths: Tensor
 
     def __init__(self, dim: int, info: TaskInfo, processors: dict[str, Processor]):
         super().__init__(dim, info, processors)
         found = {modality: processors[modality] for modality in info.reads.values()}
-        if len(found) > 1 or not hasattr(text := next(iter(found.values())), "vocab_size"):
+        text: Any = next(iter(found.values()))
+        if len(found) > 1 or not hasattr(text, "vocab_size"):
             what = ", ".join(f"{column}:{modality}" for column, modality in info.reads.items())
             raise UnitxError(f"task '{info.name}' continues text and cannot read {what}: name text columns in --reads")
         self.head = Linear(dim, text.vocab_size, bias=False)

@@ -6,6 +6,8 @@ new backbone is the identity and learns a short program first.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -124,10 +126,11 @@ class Backbone(nn.Module):
     def __init__(self, config: BackboneConfig):
         super().__init__()
         self.config = config
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        blocks = [Block(config) for _ in range(config.depth)]
+        self.blocks = nn.ModuleList(blocks)
         self.norm = LayerNorm(config.dim)
         self.apply(_init_linear)
-        for block in self.blocks:
+        for block in blocks:
             for last in (block.attn.out, block.mlp.down):
                 nn.init.zeros_(last.weight)
 
@@ -140,7 +143,7 @@ class Backbone(nn.Module):
         table = rotary_table(layout.positions, self.config.head_dim, self.config.rotary_base)
         inside = record if weights else None
         _note(record, "embed", x)
-        for i, block in enumerate(self.blocks):
+        for i, block in enumerate(cast(list[Block], self.blocks)):
             x = x + block.attn(block.attn_norm(x), layout, table, cache, i, inside)
             _note(record, f"block{i}.attn", x)
             x = x + block.mlp(block.mlp_norm(x))

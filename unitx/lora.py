@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unitx.backbone import Backbone, Linear
+from unitx.backbone import Backbone, Block, Linear
 from unitx.tokens import Layout
 
 RANK, ALPHA = 8, 16
@@ -41,21 +41,19 @@ class LoRA(nn.Module):
 def add_lora(backbone: Backbone, rank: int = RANK) -> None:
     """Put an adapter on every linear map of every block that has none yet, and freeze the rest of the backbone."""
     backbone.requires_grad_(False)
-    for block in backbone.blocks:
-        for module, name in _linears(block):
-            linear = getattr(module, name)
-            adapter = linear if isinstance(linear, LoRA) else LoRA(linear, rank).to(backbone.norm.weight.device)
-            adapter.down.requires_grad_(True)
-            adapter.up.requires_grad_(True)
-            setattr(module, name, adapter)
+    for module, name in _linears(backbone):
+        linear = getattr(module, name)
+        adapter = linear if isinstance(linear, LoRA) else LoRA(linear, rank).to(backbone.norm.weight.device)
+        adapter.down.requires_grad_(True)
+        adapter.up.requires_grad_(True)
+        setattr(module, name, adapter)
 
 
 def merge_lora(backbone: Backbone) -> None:
     """Fold all adapters into the weights."""
-    for block in backbone.blocks:
-        for module, name in _linears(block):
-            if isinstance(adapter := getattr(module, name), LoRA):
-                setattr(module, name, adapter.merged())
+    for module, name in _linears(backbone):
+        if isinstance(adapter := getattr(module, name), LoRA):
+            setattr(module, name, adapter.merged())
     backbone.requires_grad_(True)
 
 
@@ -78,5 +76,7 @@ def set_gates(backbone: Backbone, layout: Layout, frozen: list[bool]) -> None:
             module.gate = gate
 
 
-def _linears(block: nn.Module) -> list[tuple[nn.Module, str]]:
-    return [(block.attn, "qkv"), (block.attn, "out"), (block.mlp, "up"), (block.mlp, "down")]
+def _linears(backbone: Backbone) -> list[tuple[nn.Module, str]]:
+    """Every linear map of every block: the module that holds it, and its name there."""
+    blocks = [module for module in backbone.modules() if isinstance(module, Block)]
+    return [place for b in blocks for place in ((b.attn, "qkv"), (b.attn, "out"), (b.mlp, "up"), (b.mlp, "down"))]

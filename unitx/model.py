@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, fields, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from unitx.lora import add_lora, has_lora, set_gates
 from unitx.recipe import FORMAT, from_dict
 from unitx.registry import TASKS, TOKENIZERS
 from unitx.task import Task, TaskInfo
-from unitx.tokenizer import Processor
+from unitx.tokenizer import Processor, Tokenizer
 from unitx.tokens import Batch, Targets, Tokens
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -69,7 +69,7 @@ class Model(nn.Module):
     @property
     def processors(self) -> dict[str, Processor]:
         """Modality → the data half of its tokenizer."""
-        return {modality: self.tokenizers[modality].processor for modality in self.modalities}
+        return {modality: cast(Tokenizer, self.tokenizers[modality]).processor for modality in self.modalities}
 
     @property
     def device(self) -> torch.device:
@@ -80,8 +80,8 @@ class Model(nn.Module):
         tokenizer = TOKENIZERS.get(modality)(processor, self.backbone.config.dim).to(self.device)
         added = {**self.tokenizers, modality: tokenizer}
         self.tokenizers = nn.ModuleDict({name: added[name] for name in sorted(added)})
-        for head in self.heads.values():
-            head.add_modality(modality)
+        for task in self.tasks:
+            self.head(task).add_modality(modality)
 
     def add_adapters(self, frozen: Iterable[str] = ()) -> None:
         """Put LoRA on the backbone; sequences of `frozen` modalities alone do not pass it."""
@@ -117,7 +117,7 @@ class Model(nn.Module):
     @property
     def embedding_head(self) -> Task | None:
         """The head that embeddings come from: the last that `embeds`; None where there is none."""
-        return next((head for head in reversed(self.heads.values()) if head.embeds), None)
+        return next((head for head in map(self.head, reversed(self.tasks)) if head.embeds), None)
 
     def check_reads(self, modality: str) -> None:
         """Raise UnitxError for a modality that the model does not read; says which it reads."""
@@ -132,7 +132,7 @@ class Model(nn.Module):
         """
         if task not in self.heads:
             raise UnitxError(f"the model has no task '{task}'; it has: {', '.join(self.tasks) or 'none'}")
-        return self.heads[task]
+        return cast(Task, self.heads[task])
 
     def labels(self, task: str | None = None) -> list[str]:
         """The names of a task's classes or concepts, in the order of `predict_proba`'s columns."""
@@ -168,7 +168,7 @@ class Model(nn.Module):
         total = tokens.vectors.new_zeros((), dtype=torch.float32)
         metrics: dict[str, Tensor] = {}
         for name, targets in batch.targets.items():
-            head = self.heads[name]
+            head = self.head(name)
             found = head.loss(tokens, targets)
             mean = found.sum / ((counts or {}).get(name, found.count) or 1)
             total = total + head.info.weight * mean
@@ -182,9 +182,10 @@ class Model(nn.Module):
     def _with_all_tasks(self, batch: Batch) -> Batch:
         """The batch with zero rows for the tasks that it lacks: losses that gather wait for every process."""
         rows = torch.zeros(0, dtype=torch.long)
+        heads = {name: self.head(name) for name in self.tasks}
         targets = {
             name: batch.targets.get(name) or Targets(rows, head.collate(head.info, []), 0)
-            for name, head in self.heads.items()
+            for name, head in heads.items()
         }
         return replace(batch, targets=targets).to(self.device)
 
@@ -229,7 +230,8 @@ class Model(nn.Module):
                 "own": sorted(name for name, value in values.items() if isinstance(value, bytes) and value),
                 "file": TOKENIZERS.file_of(modality),
             }
-        tasks = [{**asdict(h.info), "file": TASKS.file_of(h.info.kind)} for h in self.heads.values()]
+        infos = [self.head(task).info for task in self.tasks]
+        tasks = [{**asdict(info), "file": TASKS.file_of(info.kind)} for info in infos]
         config = {"format": FORMAT, "backbone": asdict(self.backbone.config), "tokenizers": tokenizers, "tasks": tasks}
         if has_lora(self.backbone):
             config["adapters"] = {"frozen": self.frozen}

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from unitx.backbone import Attention
+
 if TYPE_CHECKING:
     from unitx.model import Model
 
@@ -42,7 +44,7 @@ class Muon(torch.optim.Optimizer):
         self.dtype = dtype
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # it is not called
         by_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor, float]]] = defaultdict(list)
         for group in self.param_groups:
             for p in group["params"]:
@@ -54,8 +56,8 @@ class Muon(torch.optim.Optimizer):
                 momentum.lerp_(p.grad, 1 - group["momentum"])
                 update = p.grad.lerp(momentum, group["momentum"])  # Nesterov's
                 p.mul_(1 - group["lr"] * group["weight_decay"])
-                rows = self.splits.get(p, [len(p)])
-                for part, change in zip(p.split(rows), update.split(rows), strict=True):
+                sizes = self.splits.get(p, [len(p)])
+                for part, change in zip(p.split(sizes), update.split(sizes), strict=True):
                     tall = part.shape[0] > part.shape[1]
                     flat, to = (change.T, part.T) if tall else (change, part)
                     by_shape[tuple(flat.shape)].append((to, flat, group["lr"]))
@@ -106,6 +108,7 @@ def build_optimizers(
             hidden[MUON_RATE * scale].append(p)
             if name.endswith("qkv.weight"):
                 attention = model.get_submodule(name.rsplit(".", 2)[0])
+                assert isinstance(attention, Attention)
                 splits[p] = [heads * attention.head_dim for heads in attention.heads]
         else:
             rest[scale, weight_decay if p.ndim == 2 else 0.0].append(p)
