@@ -6,6 +6,9 @@ Every token says what it looks for (query), what it holds (key) and what it tell
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, cast
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -61,12 +64,12 @@ def grouped_attention(q: Tensor, k: Tensor, v: Tensor, layout: Layout, window: i
     out = []
     for group, *qkv in zip(layout.groups, q.split(sizes), k.split(sizes), v.split(sizes), strict=True):
         # By views: with many short groups einops would cost as much as the attention.
-        dense = [x.unflatten(0, (group.count, group.length)).transpose(1, 2) for x in qkv]
+        qi, ki, vi = (x.unflatten(0, (group.count, group.length)).transpose(1, 2) for x in qkv)
         if window is not None and group.length > window + 1:
-            y = _windowed(*dense, layout, group, window)
+            y = _windowed(qi, ki, vi, layout, group, window)
         else:
             mask = layout.mask(group) if group.kind == "prefix" else None
-            y = _sdpa(*dense, mask=mask, causal=group.kind == "causal")
+            y = _sdpa(qi, ki, vi, mask=mask, causal=group.kind == "causal")
         out.append(y.transpose(1, 2).flatten(0, 1))
     return torch.cat(out) if len(out) > 1 else out[0]
 
@@ -115,8 +118,10 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, layout: Layout, window: int
     Sequences that are all encoders or all decoders take one call; a prefix language model takes two: the prefix sees
     itself, the rest sees all that came before it (the causal mask is aligned at the lower right).
     """
-    from torch.nn.attention.varlen import varlen_attn
+    from torch.nn.attention import varlen
 
+    # Typed as giving a pair too, which it does only where auxiliary outputs are asked for.
+    varlen_attn = cast(Callable[..., Tensor], varlen.varlen_attn)
     side = -1 if window is None else window
     longest = max(layout.lengths)
     kinds = {group.kind for group in layout.groups}
@@ -138,7 +143,7 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, layout: Layout, window: int
     return torch.cat([free, later]).index_select(0, parts["inverse"])
 
 
-def _prefix_parts(layout: Layout) -> dict:
+def _prefix_parts(layout: Layout) -> dict[str, Any]:
     """Which tokens belong to prefixes and which come later, with their offsets; made once for all layers."""
     if "parts" not in layout._masks:
         lengths = torch.tensor(layout.lengths)
@@ -189,9 +194,9 @@ class Cache:
             return attention(q, k, v, layout, window)
         in_order = layout.order == list(range(len(self.lengths))) and len(q) == len(self.lengths)
         rows = slice(None) if in_order else row  # a view of the cache where it is one, for it is large
-        past = (x[layer, rows, :, :longest] for x in (self.keys, self.values))
+        keys, values = (x[layer, rows, :, :longest] for x in (self.keys, self.values))
         mask = visible(place[:, None], torch.arange(longest, device=q.device), 0, window)
-        return _sdpa(q[:, :, None], *past, mask=mask[:, None, None])[:, :, 0]
+        return _sdpa(q[:, :, None], keys, values, mask=mask[:, None, None])[:, :, 0]
 
     def advance(self, layout: Layout) -> None:
         """Count the tokens of `layout` as stored, once all layers have seen them."""

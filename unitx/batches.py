@@ -195,7 +195,8 @@ class Steps(Dataset):
         return range(step * feed.rows, (step + 1) * feed.rows)
 
     def __getitem__(self, step: int) -> Step:
-        notes, drawn = Notes(), []
+        notes = Notes()
+        drawn: list[Drawn] = []
         strength = self.strength(step)
         for number, feed in enumerate(self.feeds):
             rows = [self._row(number, feed, place) for place in self.places(feed, step)[self.rank :: self.world]]
@@ -308,7 +309,7 @@ def data_loader(dataset: Dataset, order: Sequence[int] | None, workers: int | No
     elif workers is None:
         # A worker beside two busy cores slows each step by more than it takes off it.
         workers = max(0, min(4, (os.cpu_count() or 1) // 2 - 1))
-    settings = {"multiprocessing_context": "fork", "worker_init_fn": _start_worker} if workers else {}
+    settings: dict[str, Any] = {"multiprocessing_context": "fork", "worker_init_fn": _start_worker} if workers else {}
     # A generator of its own: else every loader would draw from the global one, and a run that goes on would differ.
     own = torch.Generator()
     return DataLoader(dataset, batch_size=None, sampler=order, num_workers=workers, generator=own, **settings)
@@ -347,7 +348,7 @@ def loader(
     given = data if isinstance(data, dict) and set(data) <= set(model.tasks) else {model.only_task(): data}
     feeds = []
     for name, of_task in given.items():
-        info = model.heads[name].info
+        info = model.head(name).info
         feeds.append(Feed(info, open_source(of_task, info.reads, info.label)))
     preparer = Preparer(model.processors)
     plan_rows(preparer, feeds, batch_tokens, seed)

@@ -101,5 +101,5 @@ def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
     torch's `get_optimizer_state_dict` cannot load the state of an optimizer that holds such a parameter. What the
     groups hold (rates, decay) is built anew from the recipe.
     """
-    names = {p: name for name, p in model.named_parameters()}
+    names: dict[torch.Tensor, str] = {p: name for name, p in model.named_parameters()}
     return {f"{names[p]}.{key}": value for p, state in optimizer.state.items() for key, value in state.items()}

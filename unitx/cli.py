@@ -48,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def split_dotted(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     """Part the flags of nested fields (--model.depth 6, --tasks.NAME.weight=2) from the rest, which argparse reads."""
-    words, dotted = [], {}
+    words: list[str] = []
+    dotted: dict[str, Any] = {}
     rest = iter(argv)
     for word in rest:
         if word == "--":  # what follows are items, whatever they look like

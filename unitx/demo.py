@@ -83,7 +83,9 @@ def _world(folder: Path) -> EmojiWorld:
 def show(model: Model, world: EmojiWorld) -> Showcase:
     """Embed the test part: every row's picture or clip, and the names in all languages."""
     number = {name: i for i, name in enumerate(world.labels)}
-    pictures, clips, words = [], [], []
+    pictures: list[Any] = []
+    clips: list[Any] = []
+    words: list[str] = []
     concept_of: dict[str, list[int]] = {"image": [], "audio": [], "text": []}
     for index in range(len(world)):
         row = world.row(index, np.random.default_rng(index))
@@ -162,7 +164,7 @@ def _gallery(shown: Showcase) -> tuple[list[Any], np.ndarray]:
 def _queries(shown: Showcase) -> list[tuple[str, Any, np.ndarray]]:
     """(sense, item, vector) of three typed, three spoken and three drawn queries, of concepts spread over the list."""
     rng = np.random.default_rng(1)
-    items = {"text": shown.words, "audio": shown.clips, "image": shown.pictures}
+    items: dict[str, list[Any]] = {"text": shown.words, "audio": shown.clips, "image": shown.pictures}
     in_gallery = np.unique(shown.concept_of["image"], return_index=True)[1]
     found = []
     for sense, of_sense in items.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from unitx.tokens import Prepared, Tokens, collate, pack
 if TYPE_CHECKING:
     from unitx.model import Model
 
+Sequences = list[list[tuple[str, Any]] | BadItem]  # the (modality, item) pairs of each item, or what is wrong with it
 CHUNK = 1024  # items read and sorted by length at once
 THREADS = 4
 
@@ -162,7 +163,7 @@ def predicting_task(model: Model) -> str:
     return model.only_task("classifies") if len(model.tasks) != 1 else model.tasks[0]
 
 
-def _task_sequences(model: Model, head: Task, items: Iterable[Any]) -> list[list[tuple[str, Any]] | BadItem]:
+def _task_sequences(model: Model, head: Task, items: Iterable[Any]) -> Sequences:
     """What the task reads of each item; where it reads its columns apart, any one of the modalities will do."""
 
     def parts_of(item: Any) -> list[tuple[str, Any]]:
@@ -173,7 +174,7 @@ def _task_sequences(model: Model, head: Task, items: Iterable[Any]) -> list[list
 
 
 def _task_outputs(
-    model: Model, head: Task, sequences: Any, batch_tokens: int, show_progress: bool | None, on_error: str
+    model: Model, head: Task, sequences: Sequences, batch_tokens: int, show_progress: bool | None, on_error: str
 ) -> Tensor | None:
     def compute(tokens: Tokens) -> Tensor:
         return _of_all(head, tokens)
@@ -192,9 +193,7 @@ def _as_list(items: Iterable[Any]) -> list[Any]:
     return list(items)
 
 
-def _sequences(
-    items: Iterable[Any], parts_of: Callable[[Any], list[tuple[str, Any]]]
-) -> list[list[tuple[str, Any]] | BadItem]:
+def _sequences(items: Iterable[Any], parts_of: Callable[[Any], list[tuple[str, Any]]]) -> Sequences:
     """The parts of each item, or what is wrong with it, to be raised or skipped when its turn comes."""
 
     def of(item: Any) -> list[tuple[str, Any]] | BadItem:
@@ -253,7 +252,7 @@ def _task_parts(info: TaskInfo, item: Any) -> list[tuple[str, Any]]:
 
 def _run(
     model: Model,
-    sequences: Sequence[list[tuple[str, Any]]],
+    sequences: Sequences,
     compute: Callable[[Tokens], Tensor],
     batch_tokens: int,
     show_progress: bool | None,
@@ -277,7 +276,7 @@ def _run(
 
 def _batches(
     model: Model,
-    sequences: Sequence[list[tuple[str, Any]]],
+    sequences: Sequences,
     batch_tokens: int,
     show_progress: bool | None,
     on_error: str,
@@ -313,7 +312,7 @@ def _is_shortened(sequence: Prepared) -> bool:
 
 
 def _read(
-    model: Model, sequences: Sequence[Any], show_progress: bool | None, on_error: str, bad: list[str]
+    model: Model, sequences: Sequences, show_progress: bool | None, on_error: str, bad: list[str]
 ) -> Iterator[tuple[int, list[list[Prepared]]]]:
     """Chunks of items as their windows, with the number of the first; read in threads, one chunk ahead."""
     from tqdm import tqdm

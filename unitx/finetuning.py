@@ -8,7 +8,7 @@ from unitx.errors import UnitxError
 from unitx.job import Job, build_job
 from unitx.lora import has_lora
 from unitx.model import Model
-from unitx.recipe import Recipe
+from unitx.recipe import Recipe, TaskRecipe
 from unitx.registry import TASKS
 from unitx.task import TaskInfo
 
@@ -66,15 +66,19 @@ def _in_its_space(recipe: Recipe, base: Model) -> Recipe:
     Raises:
         UnitxError: a task of the base would change.
     """
-    where, tasks, head = f"--freeze {recipe.freeze}:", {}, base.embedding_head
-    space = None if head is None else head.info.name
+    where, head = f"--freeze {recipe.freeze}:", base.embedding_head
+    space = None if head is None else head.info
+    others = set(base.heads) - ({space.name} if space else set())
+    tasks: dict[str, TaskRecipe] = {}
     for name, task in recipe.tasks.items():
-        goes_on = space and TASKS.get(task.kind).embeds and name not in set(base.heads) - {space}
+        goes_on = space if space and TASKS.get(task.kind).embeds and name not in others else None
         if name in base.heads and not goes_on:
             raise UnitxError(f"{where} the model's task '{name}' would change; give yours another name")
-        if goes_on and task.kind != head.info.kind:
-            raise UnitxError(f"{where} embeddings come from '{space}' and stay; only a {head.info.kind} task goes on")
-        own = space if goes_on else name
+        if goes_on and task.kind != goes_on.kind:
+            raise UnitxError(
+                f"{where} embeddings come from '{goes_on.name}' and stay; only a {goes_on.kind} task goes on"
+            )
+        own = goes_on.name if goes_on else name
         if own in tasks:
             raise UnitxError(f"{where} two tasks would go on as '{own}'; let one read the columns of both")
         tasks[own] = task

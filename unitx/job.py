@@ -76,7 +76,7 @@ def build_job(recipe: Recipe, base: Model | None = None, fixed: Collection[str] 
     )
     preparer = Preparer(model.processors)
     size = SIZES[recipe.size] if base is None else size_of(model.backbone.config.dim)
-    resolved = {
+    resolved: dict[str, Any] = {
         "batch_tokens": recipe.batch_tokens or size.batch_tokens,
         "lr": recipe.lr or size.lr * (FINETUNE_RATE if base is not None and recipe.tune == "all" else 1.0),
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -86,8 +86,8 @@ def build_job(recipe: Recipe, base: Model | None = None, fixed: Collection[str] 
         "labels": {feed.info.name: len(feed.info.labels) for feed in feeds if feed.info.labels},
     }
     plan_rows(preparer, feeds, resolved["batch_tokens"], recipe.seed)
-    for feed, test in zip(feeds, held_out, strict=True):
-        test.rows = max(1, min(feed.rows, len(test.source) or 1))
+    for feed, held in zip(feeds, held_out, strict=True):
+        held.rows = max(1, min(feed.rows, len(held.source) or 1))
     resolved["facts"] = facts
     resolved["rows_a_step"] = {feed.info.name: feed.rows for feed in feeds}
     return Job(recipe, model, preparer, feeds, held_out, facts, resolved)
@@ -104,11 +104,11 @@ def _extended(
     for modality in sorted(set(processors) - set(base.tokenizers)):
         base.add_tokenizer(modality, processors[modality])
     for info in infos:
-        old = dict(base.heads.items()).get(info.name)
+        old = base.head(info.name) if info.name in base.tasks else None
         base.add_task(info)
         if old is None:
             continue
-        new, known = base.heads[info.name], old.state_dict()
+        new, known = base.head(info.name), old.state_dict()
         same = old.info.kind == info.kind and old.info.labels == info.labels
         if same and {n: v.shape for n, v in new.state_dict().items()} == {n: v.shape for n, v in known.items()}:
             new.load_state_dict(known)
@@ -207,7 +207,8 @@ def _options(recipe: Recipe, task: TaskRecipe) -> dict[str, Any]:
 def _new_processor(recipe: Recipe, modality: str, feeds: list[Feed]) -> Processor:
     """The data half of a new tokenizer, with the recipe's options; a text vocabulary is trained where one is wanted."""
     kind = TOKENIZERS.get(modality).Processor
-    options = {n: tuple(v) if isinstance(v, list) else v for n, v in recipe.tokenizers.get(modality, {}).items()}
+    given = recipe.tokenizers.get(modality, {})
+    options: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}
     size = options.pop("vocabulary_size", 4_096) if modality == "text" else 0
     for name in options:
         if name not in kind.__dataclass_fields__:

@@ -60,7 +60,7 @@ class TaskLoss(NamedTuple):
     """
 
     sum: Tensor
-    count: int
+    count: int  # type: ignore[assignment]  # tuple.count, which nobody calls
     metrics: dict[str, Tensor]
 
 

@@ -50,7 +50,7 @@ def line_positions(n: int) -> np.ndarray:
 class Group(NamedTuple):
     """A run of sequences of equal length in a packed batch, and who sees whom in them."""
 
-    count: int
+    count: int  # type: ignore[assignment]  # tuple.count, which nobody calls
     length: int
     kind: str  # "full" (prefix = length), "causal" (prefix = 0) or "prefix" (anything between)
     first: int  # the packed number of its first sequence
@@ -79,7 +79,7 @@ class Layout:
     positions: Tensor
     modality: Tensor
     ids: Tensor
-    _masks: dict[Any, Tensor] = field(default_factory=dict, repr=False)
+    _masks: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def sort(cls, lengths: Sequence[int], prefix: Sequence[int] | None = None) -> list[int]:
@@ -249,7 +249,7 @@ class Targets(NamedTuple):
 
     rows: Tensor
     values: Any
-    count: int
+    count: int  # type: ignore[assignment]  # tuple.count, which nobody calls
 
 
 @dataclass

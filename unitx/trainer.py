@@ -219,7 +219,8 @@ class Trainer:
 
     def _evaluate(self) -> None:
         """Score every task on its held-out rows; keep the model when their mean is the best so far."""
-        scores, headlines = {}, []
+        scores: dict[str, float] = {}
+        headlines: list[float] = []
         for feed in self.job.held_out:
             head = self.model.head(feed.info.name)
             unread = self.notes.skipped
@@ -240,7 +241,7 @@ class Trainer:
 
     def _checkpoint_due(self) -> bool:
         every = self.recipe.checkpoint_every
-        return bool(every) and self.progress.step % every == 0
+        return bool(every and self.progress.step % every == 0)
 
     def _checkpoint(self) -> None:
         if self.main:
