@@ -22,8 +22,8 @@ from torchaudio.transforms import Resample
 from unitx.errors import BadItem, UnitxError
 from unitx.media import check_positive, crop, describe, is_tensor, open_binary
 from unitx.registry import register_tokenizer
+from unitx.stem import Stem
 from unitx.tokenizer import Processor, Tokenizer
-from unitx.tokenizers.stem import Stem
 from unitx.tokens import Pieces
 
 RATES = (100, 1_000_000)  # Hz that a recording may have

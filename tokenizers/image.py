@@ -16,8 +16,8 @@ from torch import Tensor
 from unitx.errors import BadItem, UnitxError
 from unitx.media import check_positive, describe, open_binary
 from unitx.registry import register_tokenizer
+from unitx.stem import Stem
 from unitx.tokenizer import Processor, Tokenizer
-from unitx.tokenizers.stem import Stem
 from unitx.tokens import Pieces
 
 SIDE_LIMIT = 100_000  # pixels; a file that claims so many a side is broken or an attack

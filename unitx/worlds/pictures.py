@@ -310,7 +310,7 @@ def vary(
     ground = torch.from_numpy(_grounds(size, u[:, 8:10], rngs, strength, patterned))
     pictures = torch.from_numpy(_lights(u[:, 10:15], strength)) @ placed
     pictures += ground - placed[:, 3:] * ground / 255
-    for i in np.flatnonzero(u[:, 15] < 0.3 * (strength > 0)):
+    for i in np.flatnonzero(u[:, 15] < 0.3 * (strength > 0)).tolist():
         noise = rngs[i].standard_normal((3, size * size), dtype=np.float32)
         pictures[i] += torch.from_numpy(noise * np.float32(12 * strength * u[i, 16]))
     pictures = pictures.clamp_(0, 255).view(-1, 3, size, size)
@@ -369,7 +369,7 @@ def _grounds(
 ) -> np.ndarray:
     """(b, 3, size · size) float32: white, one colour, shaded, cloudy or patterned."""
     grounds = np.full((len(u), 3, size * size), 255, dtype=np.float32)
-    for i in np.flatnonzero(u[:, 0] < 0.75 * strength):
+    for i in np.flatnonzero(u[:, 0] < 0.75 * strength).tolist():
         if patterned:
             grounds[i] = _pattern(size, rngs[i], patterned)
         else:
