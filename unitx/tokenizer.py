@@ -31,7 +31,7 @@ class Processor:
         raise NotImplementedError
 
     def features(self, raw: Any) -> Any:
-        """The numbers that pieces are cut from: ids, pixels, a spectrogram."""
+        """The numbers that pieces are cut from: ids, pixels, a spectrogram. What `read` let pass must have them."""
         raise NotImplementedError
 
     def features_of(self, raws: list[Any]) -> list[Any]:
