@@ -12,9 +12,30 @@ from unitx.errors import UnitxError
 from unitx.source import Source
 from unitx.worlds import emoji as world_of_emoji
 from unitx.worlds import pictures, speech
-from unitx.worlds.emoji import HUNDRED, UNSTEADY, VIEWS, EmojiWorld, all_emoji, name_of, split_voices
+from unitx.worlds.emoji import HUNDRED, UNSTEADY, EmojiWorld, all_emoji, name_of, split_voices, vary_name
 
 SOME = ["🐱", "🚗", "🍌"]
+
+
+def test_more_languages_give_names_more_rows() -> None:
+    for count, rows_of in {1: (4, 3, 1), 3: (4, 3, 1), 4: (4, 4, 2), 10: (4, 10, 4)}.items():
+        languages = ("en", "es", "fr", "de", "it", "pt", "ru", "tr", "ko", "zh")[:count]
+        views = EmojiWorld(languages=languages).views
+        assert tuple(views.count(kind) for kind in ("image", "audio", "text")) == rows_of
+    assert EmojiWorld(languages=("en", "ja")).views.count("audio") == 3  # Japanese is written only
+
+
+def test_a_name_is_typed_in_several_ways() -> None:
+    rng = np.random.default_rng(0)
+    assert {vary_name("cara de gato", rng, 0.0) for _ in range(20)} == {"cara de gato"}
+    found = [vary_name("cara de gato", rng) for _ in range(500)]
+    assert {"cara de gato", "gato", "CARA DE GATO", "Cara De Gato", "Gato"} <= {*found}
+    words = {tuple(name.lower().split()) for name in found}
+    assert words == {
+        ("cara", "de", "gato"), ("cara", "de"), ("cara", "gato"), ("de", "gato"), ("cara",), ("de",), ("gato",)
+    }  # fmt: skip
+    assert 0.25 < np.mean([name.lower() != "cara de gato" for name in found]) < 0.45
+    assert {vary_name("猫", rng) for _ in range(50)} == {"猫"}
 
 
 @pytest.fixture(scope="module")
@@ -64,15 +85,16 @@ def test_it_is_a_source(train: EmojiWorld) -> None:
 
 
 def test_a_row_shows_one_view_of_one_concept(train: EmojiWorld) -> None:
-    assert [VIEWS.count(kind) for kind in ("image", "audio", "text")] == [4, 3, 1]
+    views = [*["image", "audio"] * 3, "image", "text"]
     for i, row in enumerate(rows(train)):
         assert list(row) == train.columns and row["concept"] == train.labels[i // 8]
         filled = [column for column in ("image", "text", "audio") if row[column] is not None]
-        assert filled == [VIEWS[i % 8]] and (row["language"] is None) == (filled == ["image"])
+        assert filled == [views[i % 8]] and (row["language"] is None) == (filled == ["image"])
         if filled == ["image"]:
             assert row["image"].mode == "RGB" and row["image"].size == (32, 32)
         elif filled == ["text"]:
-            assert row["text"] == train.names[train.emoji[i // 8]][row["language"]]
+            name = train.names[train.emoji[i // 8]][row["language"]]
+            assert set(row["text"].lower().split()) <= set(name.lower().split())
         else:
             waveform, rate = row["audio"]
             assert rate == 16_000 and waveform.dtype == np.float32 and 2_000 < len(waveform) < 60_000

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import cache, cached_property
-from itertools import chain
+from itertools import chain, zip_longest
 from types import ModuleType
 from typing import Any
 
@@ -26,8 +26,7 @@ from unitx.worlds import pictures, speech
 COLUMNS = ["image", "text", "audio", "concept", "language"]
 PARTS = ("train", "validation", "test")
 
-# The column that each view of a concept fills: four pictures to three spoken names to one written name.
-VIEWS = ("image", "audio", "image", "audio", "image", "audio", "image", "text")
+PICTURES = 4  # rows of a concept that show it; see `EmojiWorld.views`
 
 # How far the validation and test part vary: pictures and sound as people send them, not distorted as in training.
 HELD_OUT_STRENGTH = 0.5
@@ -109,6 +108,15 @@ class EmojiWorld:
         return [language for language in self.languages if speech.voices(language)]
 
     @cached_property
+    def views(self) -> list[str]:
+        """The column that each row of a concept fills: four pictures, a spoken name for each language that can be
+        spoken (three at least), and a written one for three languages, since those are learned soonest."""
+        spoken = max(3, len(self.spoken))
+        seen_and_heard = zip_longest(["image"] * PICTURES, ["audio"] * spoken)
+        written = ["text"] * -(-len(self.languages) // 3)
+        return [view for pair in seen_and_heard for view in pair if view] + written
+
+    @cached_property
     def emoji(self) -> list[str]:
         """The concepts, as characters."""
         if isinstance(self.concepts, str):
@@ -147,7 +155,7 @@ class EmojiWorld:
         ]
 
     def __len__(self) -> int:
-        return len(self.emoji) * len(VIEWS)
+        return len(self.emoji) * len(self.views)
 
     def column(self, name: str) -> list[str]:
         """All cells of the column "concept".
@@ -157,7 +165,7 @@ class EmojiWorld:
         """
         if name != "concept":
             raise UnitxError(f"the cells of '{name}' are made anew for each row: read them with row()")
-        return [label for label in self.labels for _ in VIEWS]
+        return [label for label in self.labels for _ in self.views]
 
     def row(self, index: int, rng: np.random.Generator, strength: float = 1.0) -> dict[str, Any]:
         """Column → item, None for an empty cell.
@@ -178,13 +186,13 @@ class EmojiWorld:
         found: list[dict[str, Any]] = []
         seen = []  # places of the rows with a picture
         for place, (index, rng) in enumerate(zip(indices, rngs, strict=True)):
-            concept, view = divmod(index, len(VIEWS))
+            concept, view = divmod(index, len(self.views))
             found.append(dict.fromkeys(COLUMNS) | {"concept": self.labels[concept]})
-            if VIEWS[view] == "image":
+            if self.views[view] == "image":
                 seen.append(place)
             else:
-                found[-1] |= self._name(concept, VIEWS[view], rng, strength)
-        concepts = [indices[place] // len(VIEWS) for place in seen]
+                found[-1] |= self._name(concept, self.views[view], rng, strength)
+        concepts = [indices[place] // len(self.views) for place in seen]
         for place, picture in zip(seen, self._pictures(concepts, [rngs[i] for i in seen], strength), strict=True):
             found[place]["image"] = picture
         return found
