@@ -41,7 +41,7 @@ def test_a_new_stem_keeps_the_scale_of_its_patches(shape: tuple[int, int, int], 
     torch.manual_seed(0)
     height, width, channels = shape
     vectors = Stem(*shape, dim, 3)(torch.randn(2_000, height * width * channels))
-    assert vectors.shape == (2_000, dim) and 0.5 < vectors.square().mean().sqrt() < 1.4
+    assert vectors.shape == (2_000, dim) and 0.5 < vectors.square().mean().sqrt() < 1.6
 
 
 def test_no_patches() -> None:

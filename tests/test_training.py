@@ -321,7 +321,7 @@ class DnaProcessor(Processor):
         return Pieces(features[: self.max_tokens], line_positions(min(len(features), self.max_tokens)))
 
 
-@register_tokenizer("dna")
+@register_tokenizer("gene")
 class Dna(Tokenizer):
     Processor = DnaProcessor
 
@@ -342,18 +342,18 @@ class Doubled(Classify):
 
 
 def test_a_modality_and_a_task_of_ones_own(tmp_path: Path):
-    plugin = tmp_path / "my_dna.py"
+    plugin = tmp_path / "my_gene.py"
     plugin.write_text(PLUGIN)
     data = [{"gene": "AC" * 4 + "A" * (i % 5 + 1), "kind": "a"} for i in range(10)]
     data += [{"gene": "GT" * 4 + "G" * (i % 5 + 1), "kind": "g"} for i in range(10)]
     test, data = data[::3], [*data, {"gene": "XYZ", "kind": "g"}]
-    recipe = Recipe(tasks={"kind": TaskRecipe("doubled", reads="gene:dna", label="kind")})
+    recipe = Recipe(tasks={"kind": TaskRecipe("doubled", reads="gene:gene", label="kind")})
     made = {"data": data, "test": test, "steps": 12, "plugins": [str(plugin)], "workers": 2, "evaluations": 1}
     run = tiny_run(recipe, tmp_path / "run", **made)
     assert run.metrics["kind/accuracy"] == 1.0
     assert (run.folder / "skipped.txt").read_text() == "XYZ is no DNA; write A, C, G and T\n"
     config = json.loads((run.folder / "model" / "config.json").read_text())
-    assert config["tokenizers"]["dna"]["file"] == "my_dna.py" and config["tasks"][0]["file"] == "my_dna.py"
+    assert config["tokenizers"]["gene"]["file"] == "my_gene.py" and config["tasks"][0]["file"] == "my_gene.py"
 
 
 def test_bad_items_are_reported_at_the_end(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
