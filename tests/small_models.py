@@ -69,6 +69,6 @@ def batch_of(model: Model, rows: list[tuple[str, dict[str, Any]]]) -> Batch:
     for task, row in rows:
         info = model.head(task).info
         for example in TASKS.get(info.kind).examples(info, row):
-            features = preparer.features([preparer.read(example, np.random.default_rng(0))])[0]
+            features = preparer.features(preparer.read([example]))[0]
             prepared.append((info, preparer.cut(example, features, None)))
     return preparer.batch(prepared)

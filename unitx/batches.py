@@ -13,13 +13,15 @@ import signal
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from unitx.augment import Augment, mix_pictures
 from unitx.data import Source, read_rows
@@ -71,16 +73,22 @@ class Preparer:
     def modalities(self) -> list[str]:
         return sorted(self.processors)
 
-    def read(
-        self, example: Example, rng: np.random.Generator, augment: Augment | None = None, strength: float = 0.0
-    ) -> list[tuple[str, Any]]:
-        """Decode the items of an example and vary them: (modality, raw) pairs.
+    def read(self, examples: Sequence[Example]) -> list[list[tuple[str, Any]] | BadItem]:
+        """Decode the items of examples: the (modality, raw) pairs of each, or what is wrong with it.
 
-        Raises:
-            BadItem: one of them cannot be read.
+        Files are decoded in threads: decoders let go of Python's lock.
         """
-        parts = [(modality, self.processors[modality].read(item)) for modality, item in example.parts]
-        return [(m, augment.raw(m, raw, rng, strength)) for m, raw in parts] if augment else parts
+        in_files = any(isinstance(item, Path) for example in examples for _, item in example.parts)
+        if not in_files or get_worker_info() is not None:
+            return [self._read(example) for example in examples]
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            return list(threads.map(self._read, examples))
+
+    def _read(self, example: Example) -> list[tuple[str, Any]] | BadItem:
+        try:
+            return [(modality, self.processors[modality].read(item)) for modality, item in example.parts]
+        except BadItem as error:
+            return error
 
     def features(self, read: Sequence[list[tuple[str, Any]]]) -> list[list[tuple[str, Any]]]:
         """The features of what `read` gave, for many examples: each modality's in one call."""
@@ -111,7 +119,7 @@ class Preparer:
 
 
 class Drawn(NamedTuple):
-    """One sequence that is read, not yet cut: its features as (modality, features) pairs, and the row it is from."""
+    """One sequence that is read, not yet cut: its (modality, raw item or features) pairs, and the row it is from."""
 
     row: int
     rng: np.random.Generator
@@ -134,22 +142,34 @@ def read_examples(
         rows: pairs of a row's number and the generator that all its variation is drawn with.
     """
     for first in range(0, len(rows), AT_ONCE):
-        part = rows[first : first + AT_ONCE]
-        found: list[tuple[int, np.random.Generator, Example, list[tuple[str, Any]]]] = []
-        made = read_rows(feed.source, [index for index, _ in part], [rng for _, rng in part], strength)
-        for (index, rng), row in zip(part, made, strict=True):
-            try:
-                if isinstance(row, BadItem):
-                    raise row
-                for example in TASKS.get(feed.info.kind).examples(feed.info, row):
-                    found.append((index, rng, example, preparer.read(example, rng, augment, strength)))
-            except BadItem as error:
-                notes.skipped.append(str(error))
-        features = preparer.features([read for *_, read in found])
-        for (index, rng, example, _), values in zip(found, features, strict=True):
+        examples = list(_examples(feed, rows[first : first + AT_ONCE], strength, notes))
+        drawn: list[Drawn] = []
+        read = preparer.read([example for *_, example in examples])
+        for (index, rng, example), parts in zip(examples, read, strict=True):
+            if isinstance(parts, BadItem):
+                notes.skipped.append(str(parts))
+                continue
             if augment:
-                values = [(modality, augment.features(modality, v, rng, strength)) for modality, v in values]
-            yield Drawn(index, rng, feed.info, example, values)
+                parts = [(modality, augment.raw(modality, raw, rng, strength)) for modality, raw in parts]
+            drawn.append(Drawn(index, rng, feed.info, example, parts))
+        for one, values in zip(drawn, preparer.features([one.features for one in drawn]), strict=True):
+            if augment:
+                values = [(modality, augment.features(modality, v, one.rng, strength)) for modality, v in values]
+            yield one._replace(features=values)
+
+
+def _examples(
+    feed: Feed, rows: Sequence[tuple[int, np.random.Generator]], strength: float, notes: Notes
+) -> Iterator[tuple[int, np.random.Generator, Example]]:
+    made = read_rows(feed.source, [index for index, _ in rows], [rng for _, rng in rows], strength)
+    for (index, rng), row in zip(rows, made, strict=True):
+        try:
+            if isinstance(row, BadItem):
+                raise row
+            for example in TASKS.get(feed.info.kind).examples(feed.info, row):
+                yield index, rng, example
+        except BadItem as error:
+            notes.skipped.append(str(error))
 
 
 class Step(NamedTuple):
