@@ -65,7 +65,8 @@ class EmojiWorld:
     and 15 of a hundred, variants of one speaker together; accents are shared. Pictures are drawn with random numbers
     seeded by (part, seed, concept or row), and the grounds of the validation part may have stripes, those of the test
     part checks, which training never shows. Both vary half as far as training at most, and a row of theirs is always
-    the same. The concepts and so the written names are the same in all parts: it is pictures and speech that are new.
+    the same. The concepts and so the written names are the same in all parts (training also sees them typed in other
+    ways, see `vary_name`): it is pictures and speech that are new.
 
     Attributes:
         concepts: 100 (a list that ships), "all" (over a thousand), or emoji to use.
