@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from unitx.data import Source
     from unitx.tokenizer import Processor
 
+QUERIES = 1_024  # scored at once
 NONE = -1  # the key of an empty cell, the number of no concept
 
 
@@ -100,9 +101,9 @@ class Align(Task):
         concept, keys = NONE, [NONE] * len(info.reads)
         if info.label:
             name = next(iter(labels_in(row.get(info.label))), None)
-            if name not in info.labels:
+            if name not in info.numbers:
                 return []
-            concept = info.labels.index(name)
+            concept = info.numbers[name]
         else:
             keys = [_key(row.get(column)) for column in info.reads]
         views = [cell_parts(row.get(column), modality) for column, modality in info.reads.items()]
@@ -179,8 +180,10 @@ class Align(Task):
                     continue
                 if named:
                     gallery = gallery[_first_of_each(targets["concept"][gallery])]
-                nearest = gallery[(outputs[queries] @ outputs[gallery].T).argmax(-1)]
-                scores[f"{asking}→{wanted}"] = float(_share(meaning[queries], meaning[nearest]).float().mean())
+                # In parts: all cosines at once may not fit in memory.
+                nearest = [(part @ outputs[gallery].T).argmax(-1) for part in outputs[queries].split(QUERIES)]
+                found = meaning[gallery[torch.cat(nearest)]]
+                scores[f"{asking}→{wanted}"] = float(_share(meaning[queries], found).float().mean())
         return {"recall@1": sum(scores.values()) / max(len(scores), 1), **scores}
 
 

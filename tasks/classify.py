@@ -96,9 +96,8 @@ class Classify(Task):
         With `multi_label` an empty list is an answer: no label holds.
         """
         multi = info.options.get("multi_label", False)
-        number = _numbers(tuple(info.labels))
         target = np.zeros(len(info.labels), dtype=np.float32)
-        target[[number[name] for name in labels_in(cell, multi) if name in number]] = 1.0
+        target[[info.numbers[name] for name in labels_in(cell, multi) if name in info.numbers]] = 1.0
         return target if target.any() or (multi and isinstance(cell, list) and not cell) else None
 
     @classmethod
@@ -150,12 +149,3 @@ def _class_weights(info: TaskInfo) -> Tensor:
     """Inverse frequency, scaled so that the weights of the training rows average one."""
     counts = torch.tensor([max(c, 1) for c in info.facts["class_counts"]], dtype=torch.float)
     return counts.sum() / (len(counts) * counts)
-
-
-_NUMBERS: dict[tuple[str, ...], dict[str, int]] = {}
-
-
-def _numbers(labels: tuple[str, ...]) -> dict[str, int]:
-    if labels not in _NUMBERS:
-        _NUMBERS[labels] = {name: i for i, name in enumerate(labels)}
-    return _NUMBERS[labels]

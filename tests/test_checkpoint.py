@@ -279,7 +279,7 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch
 
 def test_progress_comes_back(tmp_path: Path):
     model, optimizers = trained(steps=1)
-    progress = Progress(step=4, seconds=1.25, best=0.5, items=40, skipped=2)
+    progress = Progress(step=4, seconds=1.25, best=0.5, items=40)
     assert load_progress(save_checkpoint(tmp_path, model, optimizers, progress)) == progress
 
 

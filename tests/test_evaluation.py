@@ -45,8 +45,7 @@ def test_outputs_are_what_each_row_gives_alone(size: int, workers: int):
     wanted = model.eval().predict_proba([row["text"][:30] for row in rows], "topic")
     assert np.allclose(outputs.softmax(-1).numpy(), wanted, atol=1e-5)
     assert targets.argmax(-1).tolist() == [LABELS.index(row["label"]) for row in rows] and notes.skipped == []
-    skipped: list[str] = []
-    found = score(model, Preparer(model.processors), feed_of(info, rows, size), 0, skipped)
+    found, _ = score(model, Preparer(model.processors), feed_of(info, rows, size), 0)
     assert found["accuracy"] == pytest.approx(np.mean(wanted.argmax(-1) == targets.argmax(-1).numpy()))
 
 
@@ -55,7 +54,7 @@ def test_the_mode_of_the_model_is_put_back():
     model = small_model(info)
     for training in (True, False):
         model.train(training)
-        score(model, Preparer(model.processors), feed_of(info, text_rows(4), 2), 0, [])
+        score(model, Preparer(model.processors), feed_of(info, text_rows(4), 2), 0)
         assert model.training == training
 
 
@@ -78,7 +77,7 @@ def test_a_task_without_targets():
     assert targets is None and outputs.shape == (7, 3)
     kept = [min(len(row["text"].encode()), 32 - 2) for row in rows]
     assert outputs[:, 1].tolist() == kept  # bytes; begin and end of text stand for none
-    bits = score(model, Preparer(model.processors), feed_of(info, rows, 3), 0, [])["bits_per_byte"]
+    bits = score(model, Preparer(model.processors), feed_of(info, rows, 3), 0)[0]["bits_per_byte"]
     assert bits == pytest.approx(float(outputs[:, 0].sum()) / np.log(2) / sum(kept), rel=1e-5)
 
 
@@ -95,6 +94,5 @@ def test_what_cannot_be_read_is_left_out_and_reported(tmp_path: Path):
     )
     for row in rows:
         Path(row["image"]).write_bytes(b"no picture")
-    skipped: list[str] = []
-    assert score(model, Preparer(model.processors), feed_of(info, rows, 2), 0, skipped) == {}
-    assert len(skipped) == len(rows)
+    found, notes = score(model, Preparer(model.processors), feed_of(info, rows, 2), 0)
+    assert found == {} and len(notes.skipped) == len(rows)

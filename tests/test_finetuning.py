@@ -16,6 +16,7 @@ from small_data import RATE, TINY, WORDS, captioned, text_rows, tiny_run, write_
 import unitx
 from unitx.checkpoint import checkpoints
 from unitx.errors import UnitxError
+from unitx.index import model_identity
 from unitx.lora import has_lora
 from unitx.model import Model
 from unitx.recipe import Recipe, TaskRecipe
@@ -181,6 +182,7 @@ def test_a_new_modality_learns_the_frozen_space(
     assert changed(spaces[space], run) == set()  # backbone, projection, proxies, norms and what they have seen
     items: list[Any] = [*(row["image"] for row in seen), *WORDS.values()]
     assert np.array_equal(before.embed(items), run.model.embed(items))
+    assert model_identity(before).items() <= model_identity(run.model).items()  # an index of the old one stays good
     if concepts:
         assert run.model.labels("senses") == concepts
         assert np.array_equal(before.predict_proba(items, "senses"), run.model.predict_proba(items, "senses"))

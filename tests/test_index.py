@@ -252,10 +252,10 @@ def test_another_model_is_refused(model: Model, tmp_path: Path) -> None:
 
 
 def test_identity_is_of_what_embeddings_depend_on(model: Model) -> None:
-    before = model_identity(model)
-    assert model_identity(make_model()) == before
+    before = model_identity(model)["text"]
+    assert model_identity(make_model())["text"] == before != model_identity(model)["image"]
     model.add_task(TaskInfo("kind", "classify", {"text": "text"}, "label", ["a", "b"]))
-    assert model_identity(model) == before
+    assert model_identity(model)["text"] == before
     changes = [
         lambda m: m.backbone.blocks[0].mlp.up.weight.data.mul_(1.001),
         lambda m: m.tokenizers["text"].embed.weight.data.mul_(1.001),
@@ -266,7 +266,25 @@ def test_identity_is_of_what_embeddings_depend_on(model: Model) -> None:
     for change in changes:
         changed = make_model()
         change(changed)
-        assert model_identity(changed) != before
+        assert model_identity(changed)["text"] != before
+
+
+def test_a_modality_taught_beside_a_frozen_one_leaves_its_index_valid(model: Model, photos: Path, tmp_path: Path):
+    path = tmp_path / "all.parquet"
+    Index(path).add(model, photos, "image")
+    model.add_adapters(frozen=["image"])
+    with torch.no_grad():
+        for part in (model.tokenizers["audio"], model.heads["same"].norms["audio"]):
+            for weight in part.parameters():
+                weight.add_(1.0)
+        model.backbone.blocks[0].mlp.up.up.add_(1.0)
+    assert counts(Index(path).add(model, photos, "image")) == (0, 0, 6, 0, 0)
+    noise = np.random.default_rng(0).standard_normal(8_000).astype(np.float32)
+    found = Index(path).search(model, (noise, 16_000), top=6)
+    assert {hit.modality for hit in found} == {"image"}
+    Index(path).add(model, ["a word"])
+    with pytest.raises(UnitxError, match="of another model"):
+        Index(path).search(make_model(), "a word")  # whose texts lie elsewhere
 
 
 def test_bad_files_are_named(model: Model, tmp_path: Path) -> None:
@@ -307,8 +325,8 @@ def test_what_cannot_be_added_or_searched(model: Model, photos: Path, tmp_path: 
 
 def test_identity_is_of_the_head_that_embeds(model: Model) -> None:
     model.add_task(TaskInfo("second", "align", {"image": "image", "text": "text"}))
-    before, z = model_identity(model), model.embed(["a cat"])
+    before, z = model_identity(model)["text"], model.embed(["a cat"])
     with torch.no_grad():
         model.heads["second"].project.weight.add_(torch.randn_like(model.heads["second"].project.weight))
     assert not np.allclose(model.embed(["a cat"]), z)
-    assert model_identity(model) != before
+    assert model_identity(model)["text"] != before

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from unitx.errors import BadItem, UnitxError
-from unitx.media import check_positive, crop, describe, modality_of, open_binary, suffix_modality
+from unitx.media import check_whole, crop, describe, modality_of, open_binary, suffix_modality
 from unitx.tokenizers.image import ImageProcessor
 
 
@@ -132,8 +132,10 @@ def test_crop_reaches_every_place_and_no_other():
     assert list(range(3))[crop(3, 4, rng)] == [0, 1, 2]
 
 
-def test_check_positive_names_the_option():
+def test_check_whole_names_the_option():
     for bad in (0, -1, 1.5, "8", None):
         with pytest.raises(UnitxError, match="patch must be"):
             ImageProcessor(patch=bad)
-    check_positive(ImageProcessor(), "patch")
+    with pytest.raises(UnitxError, match="merges must be a whole number, 0 or more, not -1"):
+        ImageProcessor(merges=-1)
+    check_whole(ImageProcessor(merges=0), "patch")

@@ -20,7 +20,7 @@ from torchaudio.functional import melscale_fbanks
 from torchaudio.transforms import Resample
 
 from unitx.errors import BadItem, UnitxError
-from unitx.media import check_positive, crop, describe, is_tensor, open_binary
+from unitx.media import check_whole, crop, describe, is_tensor, open_binary
 from unitx.registry import register_tokenizer
 from unitx.stem import Stem
 from unitx.tokenizer import Processor, Tokenizer
@@ -59,7 +59,8 @@ class AudioProcessor(Processor):
     merges: int = 3
 
     def __post_init__(self) -> None:
-        check_positive(self, "max_tokens", "rate", "mels", "hop", "window", "frames", "bands")
+        check_whole(self, "max_tokens", "rate", "mels", "hop", "window", "frames", "bands")
+        check_whole(self, "merges", least=0)
         if self.mels % self.bands or self.bands > self.max_tokens:
             raise UnitxError(f"AudioProcessor: bands {self.bands} must divide mels {self.mels} and fit in max_tokens")
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageCms, ImageOps
 from torch import Tensor
 
 from unitx.errors import BadItem, UnitxError
-from unitx.media import check_positive, describe, open_binary
+from unitx.media import check_whole, describe, open_binary
 from unitx.registry import register_tokenizer
 from unitx.stem import Stem
 from unitx.tokenizer import Processor, Tokenizer
@@ -61,7 +61,8 @@ class ImageProcessor(Processor):
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
     def __post_init__(self) -> None:
-        check_positive(self, "max_tokens", "patch")
+        check_whole(self, "max_tokens", "patch")
+        check_whole(self, "merges", least=0)
         # A configuration read from YAML or JSON brings lists.
         for name in ("mean", "std"):
             value = tuple(getattr(self, name))

@@ -14,7 +14,7 @@ import sentencepiece
 from torch import Tensor, nn
 
 from unitx.errors import BadItem, UnitxError
-from unitx.media import check_positive, crop, describe, is_tensor, open_binary
+from unitx.media import check_whole, crop, describe, is_tensor, open_binary
 from unitx.registry import register_tokenizer
 from unitx.tokenizer import Processor, Tokenizer
 from unitx.tokens import Pieces, line_positions
@@ -99,7 +99,7 @@ class TextProcessor(Processor):
     spm: bytes = field(default=b"", repr=False)
 
     def __post_init__(self) -> None:
-        check_positive(self, "max_tokens")
+        check_whole(self, "max_tokens")
         if self.vocabulary not in ("bytes", "sentencepiece"):
             raise UnitxError(f"there is no vocabulary '{self.vocabulary}'; there are: bytes, sentencepiece")
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,6 +27,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from unitx.augment import Augment, mix_pictures
 from unitx.data import Source, read_rows
 from unitx.errors import BadItem, UnitxError
+from unitx.media import DECODERS
 from unitx.registry import TASKS
 from unitx.task import TaskInfo
 from unitx.tokenizer import Processor
@@ -76,12 +78,12 @@ class Preparer:
     def read(self, examples: Sequence[Example]) -> list[list[tuple[str, Any]] | BadItem]:
         """Decode the items of examples: the (modality, raw) pairs of each, or what is wrong with it.
 
-        Files are decoded in threads: decoders let go of Python's lock.
+        Files are decoded in threads.
         """
         in_files = any(isinstance(item, Path) for example in examples for _, item in example.parts)
         if not in_files or get_worker_info() is not None:
             return [self._read(example) for example in examples]
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
+        with ThreadPoolExecutor(DECODERS) as threads:
             return list(threads.map(self._read, examples))
 
     def _read(self, example: Example) -> list[tuple[str, Any]] | BadItem:
@@ -228,9 +230,12 @@ class Steps(Dataset):
         prepared = [(one.info, self.preparer.cut(one.example, one.features, one.rng)) for one in drawn]
         for _, example in prepared:
             notes.shortened.update(modality for modality, pieces in example.parts if pieces.shortened)
-        size = -(-len(prepared) // self.accumulate)
-        parts = [prepared[i : i + size] for i in range(0, len(prepared), size)] if prepared else []
-        return Step([self.preparer.batch(part) for part in parts], notes)
+        # The sequences of a row stay together: those of a pair are each other's answers.
+        pairs = zip(drawn, prepared, strict=True)
+        of_rows = [list(found) for _, found in groupby(pairs, lambda pair: (pair[0].info.name, pair[0].row))]
+        size = max(1, -(-len(of_rows) // self.accumulate))
+        parts = [of_rows[i : i + size] for i in range(0, len(of_rows), size)]
+        return Step([self.preparer.batch([found for _, found in chain(*part)]) for part in parts], notes)
 
     def _row(self, number: int, feed: Feed, place: int) -> tuple[int, np.random.Generator]:
         """The `place`-th row that a task sees, counted over all epochs, and its own random numbers."""
@@ -373,9 +378,11 @@ def loader(
     preparer = Preparer(model.processors)
     plan_rows(preparer, feeds, batch_tokens, seed)
     steps = Epochs(preparer, feeds, progress=torch.ones(()), augment=Augment(augment), seed=seed)
-    skipped: list[str] = []
+    whole = Notes()
     for batches, notes in data_loader(steps, range(epoch * steps.count, (epoch + 1) * steps.count), workers):
-        skipped += notes.skipped
+        whole.add(notes)
         yield from (batch.to(model.device) for batch in batches)
-    if skipped:
+    for modality, count in sorted(whole.shortened.items()):
+        warnings.warn(f"{modality}: {count} items longer than max_tokens gave a random part", stacklevel=2)
+    if skipped := whole.skipped:
         warnings.warn(f"{len(skipped)} rows could not be read and were left out; the first: {skipped[0]}", stacklevel=2)

@@ -27,14 +27,13 @@ class Progress:
         step: optimizer steps done; the place in the data follows from it.
         seconds: time spent training.
         best: the best headline score so far, larger is better; None before the first evaluation.
-        items, skipped: items seen, and left out because they could not be read.
+        items: items seen.
     """
 
     step: int = 0
     seconds: float = 0.0
     best: float | None = None
     items: int = 0
-    skipped: int = 0
 
 
 def save_checkpoint(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
 import re
 import sys
 import warnings
@@ -310,7 +311,7 @@ def _embed(arguments: argparse.Namespace) -> None:
 
     model, index = _load(arguments), Index(arguments.out)
     for item in arguments.items:
-        added = index.add(model, item if Path(item).exists() else [item], arguments.modality)
+        added = index.add(model, item if os.path.exists(item) else [item], arguments.modality)
         print(f"{item}: {added.new} new, {added.changed} changed, {added.unchanged} as before, {added.skipped} skipped")
     print(f"{len(index)} embeddings in {arguments.out}")
 

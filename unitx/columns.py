@@ -84,10 +84,16 @@ def _spread(places: np.ndarray, count: int) -> list[int]:
     return places[chosen].tolist()
 
 
-def check_columns(source: Source, reads: dict[str, str], label: str | None = None, multi: bool = False) -> list[str]:
+def check_columns(
+    source: Source, reads: dict[str, str], label: str | None = None, multi: bool = False, evaluated: bool = False
+) -> list[str]:
     """Find, before long work, what would spoil it: absent columns, paths read as text, missing files, a single class.
 
     Looks at up to 1,000 rows of a table. Numbers read as text are fine: they are read as they are written.
+
+    Args:
+        multi: whether a row may have several labels.
+        evaluated: whether the rows are to be evaluated on, where a single class is fine.
 
     Returns: sentences for the log, about what was left out at opening and what is wrong with a few rows only.
 
@@ -103,7 +109,7 @@ def check_columns(source: Source, reads: dict[str, str], label: str | None = Non
         for column, modality in reads.items():
             notes += _check_cells(table, rows, column, modality)
     if label:
-        notes += _check_label(source, label, multi)
+        notes += _check_label(source, label, multi, evaluated or multi)
     return notes
 
 
@@ -121,11 +127,11 @@ def _check_there(source: Source, column: str, label: str | None) -> None:
     raise UnitxError(f"{name_of(source)} has no column '{column}' ({flag}); it has: {', '.join(columns)}{hint}")
 
 
-def _check_label(source: Source, label: str, multi: bool) -> list[str]:
+def _check_label(source: Source, label: str, multi: bool, one_will_do: bool) -> list[str]:
     names, counts = labels_of(source, label, multi)
     if not names:
         raise UnitxError(f"{name_of(source)}: the label column '{label}' is empty: name another with --label")
-    if len(names) == 1 and not multi:
+    if len(names) == 1 and not one_will_do:
         raise UnitxError(
             f"{name_of(source)}: one class only in '{label}', '{names[0]}' ({counts[0]:,} rows): "
             "there is nothing to tell apart; give data of at least two classes, or another --label"

@@ -38,7 +38,7 @@ class Showcase:
 
 
 def demo(out: str | Path = "runs/demo", *, minutes: float = 4.0, seed: int = 0) -> dict[str, float]:
-    """Train (unless `out` holds a finished run already), print a table of retrieval, draw two pictures.
+    """Train (unless `out` holds a trained model already), print a table of retrieval, draw two pictures.
 
     Returns: "image→name" and so on → recall@1 among the concepts, on renderings and voices of the test part.
     """

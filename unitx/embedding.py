@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unitx.errors import BadItem, UnitxError
-from unitx.media import describe, is_missing_file, modality_of
+from unitx.media import DECODERS, MEDIA, describe, is_missing_file, modality_of, named_file, suffix_modality
 from unitx.task import Answer, Task, TaskInfo
 from unitx.tokens import Prepared, Tokens, collate, pack
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 Sequences = list[list[tuple[str, Any]] | BadItem]  # the (modality, item) pairs of each item, or what is wrong with it
 CHUNK = 1024  # items read and sorted by length at once
-THREADS = 4
 
 
 @torch.inference_mode()
@@ -45,8 +45,8 @@ def embed(
     """One vector an item: from the model's last head that embeds (`align`), or else the mean of the backbone's output.
 
     Args:
-        items: paths, texts, bytes, PIL images, arrays, tensors, (waveform, rate) pairs, or dictionaries of modality →
-            item that form one sequence; any number, any mixture.
+        items: texts, paths (also as strings, where the file exists), bytes, PIL images, arrays, tensors, (waveform,
+            rate) pairs, or dictionaries of modality → item that form one sequence; any number, any mixture.
         modality: what every item is, where it should not be told from the item.
         batch_tokens: tokens that go through the model at once.
         normalize: whether vectors have unit length.
@@ -120,9 +120,7 @@ def predict(
     """
     if top < 1:
         raise UnitxError(f"top is {top}; it must be at least 1")
-    head = model.head(task or predicting_task(model))
-    if type(head).answers is Task.answers and type(head).probabilities is Task.probabilities:
-        head.probabilities(torch.zeros(0))  # says that the task does not predict, before any work
+    head = _predicting_head(model, task)
     sequences = _task_sequences(model, head, items)
     outputs = _task_outputs(model, head, sequences, batch_tokens, show_progress, on_error)
     if outputs is None:
@@ -146,7 +144,7 @@ def predict_proba(
 
     With `on_error="skip"` what cannot be read gives a row of NaN.
     """
-    head = model.head(task or predicting_task(model))
+    head = _predicting_head(model, task)
     sequences = _task_sequences(model, head, items)
     outputs = _task_outputs(model, head, sequences, batch_tokens, show_progress, on_error)
     if outputs is None:
@@ -161,6 +159,14 @@ def predicting_task(model: Model) -> str:
         UnitxError: it is not plain.
     """
     return model.only_task("classifies") if len(model.tasks) != 1 else model.tasks[0]
+
+
+def _predicting_head(model: Model, task: str | None) -> Task:
+    """The head that is meant; one that does not predict says so before any work."""
+    head = model.head(task or predicting_task(model))
+    if not head.info.labels and type(head).answers is Task.answers:
+        Task.probabilities(head, torch.zeros(0))
+    return head
 
 
 def _task_sequences(model: Model, head: Task, items: Iterable[Any]) -> Sequences:
@@ -209,12 +215,15 @@ def _parts(model: Model, item: Any, modality: str | None) -> list[tuple[str, Any
     """The (modality, item) pairs of one item, checked against what the model reads."""
     if isinstance(item, dict) and modality is None:
         parts = [(name, part) for name, part in item.items() if part is not None]
+    elif modality is None:
+        item = named_file(item)
+        parts = [(_guess(model, item), item)]
     else:
-        parts = [(modality or _guess(model, item), item)]
+        parts = [(modality, item)]
     for name, _ in parts:
         model.check_reads(name)
     if not parts:
-        raise UnitxError("an item without any part: give at least one modality")
+        raise BadItem("an item without any part: give at least one modality")
     return parts
 
 
@@ -247,7 +256,10 @@ def _task_parts(info: TaskInfo, item: Any) -> list[tuple[str, Any]]:
     if len(modalities) > 1:
         wants = ", ".join(f"'{column}': …" for column in info.reads)
         raise UnitxError(f"task '{info.name}' reads several columns: give each item as {{{wants}}}")
-    return [(modalities.pop(), item)]
+    modality, item = modalities.pop(), named_file(item)
+    if modality == "text" and isinstance(item, Path) and suffix_modality(item) in MEDIA:
+        raise BadItem(f"{item} is no text, which task '{info.name}' reads")
+    return [(modality, item)]
 
 
 def _run(
@@ -332,7 +344,7 @@ def _read(
         return [Prepared([(m, processors[m].cut(values)) for m, values in features])]
 
     hidden = not (len(sequences) > CHUNK and sys.stderr.isatty()) if show_progress is None else not show_progress
-    with ThreadPoolExecutor(THREADS) as threads, tqdm(total=len(sequences), disable=hidden, unit="item") as bar:
+    with ThreadPoolExecutor(DECODERS) as threads, tqdm(total=len(sequences), disable=hidden, unit="item") as bar:
         waiting = iter(sequences)
         ahead = [threads.submit(windows, parts) for parts in islice(waiting, CHUNK)]
         first = 0

@@ -42,15 +42,10 @@ def task_outputs(
     return torch.cat(outputs) if outputs else torch.zeros(0), _concatenate(targets), notes
 
 
-def score(model: Model, preparer: Preparer, feed: Feed, seed: int, skipped: list[str]) -> dict[str, float]:
-    """The task's metrics over all rows of a source; empty where no row could be used.
-
-    Args:
-        skipped: a line for each row that could not be read is added to it.
-    """
+def score(model: Model, preparer: Preparer, feed: Feed, seed: int) -> tuple[dict[str, float], Notes]:
+    """The task's metrics over all rows of a source, empty where no row could be used, and what to report of them."""
     outputs, targets, notes = task_outputs(model, preparer, feed, seed)
-    skipped += notes.skipped
-    return model.head(feed.info.name).score(outputs, targets) if len(outputs) else {}
+    return model.head(feed.info.name).score(outputs, targets) if len(outputs) else {}, notes
 
 
 def _concatenate(parts: list[Any]) -> Any:

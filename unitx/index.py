@@ -8,6 +8,7 @@ where it lies below it, so that the two can be moved together, else absolute.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sys
 import warnings
@@ -24,10 +25,12 @@ from unitx.folders import scan
 from unitx.media import describe, is_missing_file, suffix_modality
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from unitx.model import Model
 
 COLUMNS = ("item", "modality", "embedding", "fingerprint")
-MODEL_KEY = b"unitx.model"  # where the Parquet metadata say whose embeddings these are
+MODEL_KEY = b"unitx.models"  # where the Parquet metadata say whose embeddings these are, modality by modality
 PORTION = 2_048  # items embedded at once: two of `embed`'s chunks, so that one is read while the other is computed
 TEXT, MISSING = "", "missing"  # fingerprints of what is no file, and of a file that is not there
 Key = tuple[str, bool]  # the item as it is stored, and whether it is a file
@@ -84,7 +87,7 @@ class Index:
         self._modalities: list[str] = []
         self._fingerprints: list[str] = []
         self._blocks: list[np.ndarray] = [np.zeros((0, 0), dtype=np.float32)]
-        self._model: str | None = None
+        self._model: dict[str, str] = {}  # modality → `model_identity`
         self._unsaved = 0
         if self.path.is_dir():
             raise UnitxError(f"{path} is a folder: name a file for the embeddings, such as {self.path / 'all.parquet'}")
@@ -176,14 +179,14 @@ class Index:
         return [Hit(self._shown(self._keys[i]), float(scores[i]), self._modalities[i]) for i in best]
 
     def _claim(self, model: Model) -> None:
-        """An empty index takes any model, another one only its own."""
-        identity = model_identity(model)
-        if len(self) and identity != self._model:
+        """An empty index takes any model, another one only a model that embeds what it holds as the first did."""
+        identities = model_identity(model)
+        if any(identities.get(modality) != self._model[modality] for modality in set(self._modalities)):
             raise UnitxError(
                 f"{self.path} holds embeddings of another model, which cannot be compared with this one's: "
                 "use that model, or make a new index"
             )
-        self._model = identity
+        self._model = identities
 
     def _key(self, path: str | Path) -> Key:
         absolute, inside = os.path.abspath(path), self._base.rstrip(os.sep) + os.sep
@@ -293,7 +296,7 @@ class Index:
                 f"{self.path} is no index: its columns are {', '.join(table.column_names) or 'none'} "
                 f"(an index, made by `unitx embed`, has {', '.join(COLUMNS)}); name another file"
             )
-        self._model = metadata[MODEL_KEY].decode()
+        self._model = json.loads(metadata[MODEL_KEY])
         self._fingerprints = table.column("fingerprint").to_pylist()
         self._modalities = table.column("modality").to_pylist()
         is_file = (mark != TEXT for mark in self._fingerprints)
@@ -312,7 +315,7 @@ class Index:
             pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), type=_vector(vectors.shape[1])),
             pa.array(self._fingerprints, pa.string()),
         )
-        table = pa.table(dict(zip(COLUMNS, columns, strict=True)), metadata={MODEL_KEY: self._model})
+        table = pa.table(dict(zip(COLUMNS, columns, strict=True)), metadata={MODEL_KEY: json.dumps(self._model)})
         writing = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -328,18 +331,34 @@ class Index:
         self._unsaved = 0
 
 
-def model_identity(model: Model) -> str:
-    """A hash of what embeddings depend on: configuration and weights of all that `Model.embed` uses.
+def model_identity(model: Model) -> dict[str, str]:
+    """Modality → a hash of what its embeddings depend on: configuration and weights of all that they pass through.
 
-    Of a large tensor it reads some thousand values spread evenly, which takes milliseconds; training changes them all.
+    So a model that was taught another modality beside a frozen one still is the model of the frozen one's embeddings.
     """
-    head = model.embedding_head
-    options = [(name, astuple(processor)) for name, processor in model.processors.items()]
-    digest = hashlib.sha256(repr((model.backbone.config, options, model.frozen)).encode())
-    for module in (model.backbone, model.tokenizers, *([head] if head is not None else [])):
-        for name, value in module.state_dict().items():
-            sample = value.detach().flatten()[:: max(1, value.numel() // 4096)].cpu().contiguous()
-            digest.update(f"{name} {tuple(value.shape)}".encode() + sample.double().numpy().tobytes())
+    from unitx.lora import without_lora
+
+    adapted = _digest(model.backbone.state_dict())
+    plain = _digest(without_lora(model.backbone)) if model.frozen else adapted
+    head = model.embedding_head.state_dict() if model.embedding_head is not None else {}
+    found = {}
+    for modality, processor in model.processors.items():
+        others = model.tokenizers.keys() - {modality}
+        shared = {name: value for name, value in head.items() if others.isdisjoint(name.split("."))}
+        settings = repr((model.backbone.config, astuple(processor), modality))
+        weights = _digest(model.tokenizers[modality].state_dict()) + _digest(shared)
+        passed = plain if modality in model.frozen else adapted
+        found[modality] = hashlib.sha256((settings + weights + passed).encode()).hexdigest()
+    return found
+
+
+def _digest(weights: dict[str, Tensor]) -> str:
+    """A hash that takes milliseconds: of a large tensor it reads some thousand values spread evenly; training changes
+    them all."""
+    digest = hashlib.sha256()
+    for name, value in weights.items():
+        sample = value.detach().flatten()[:: max(1, value.numel() // 4096)].cpu().contiguous()
+        digest.update(f"{name} {tuple(value.shape)}".encode() + sample.double().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -154,10 +154,12 @@ def _open_task(recipe: Recipe, task: TaskRecipe, shared: Shared, known: TaskInfo
     reads = reads or guess_reads(source, label)
     tests = None if test is None else open_source(test, reads, label)
     for part in (source, tests):
-        found = check_columns(part, reads, label, multi) if part is not None and len(part) else []
-        shared.facts += [fact for fact in found if fact not in shared.facts]
+        if part is not None and len(part):
+            found = check_columns(part, reads, label, multi, evaluated=part is tests)
+            shared.facts += [fact for fact in found if fact not in shared.facts]
     if tests is None:
-        key = (repr(given) if isinstance(given, str | dict) else id(given), len(source))
+        named = isinstance(given, str) or (isinstance(given, dict) and "world" in given)
+        key = (repr(given) if named else id(given), len(source))
         source, tests = _parts(recipe, key, source, label, multi, shared)
     info = replace(known, reads=reads, label=label, weight=task.weight, options=known.options | options)
     for modality in info.reads.values():
@@ -175,9 +177,13 @@ def _parts(
             shared.worlds[key] = source.prepare()
         return shared.worlds[key], replace(source, part="validation")
     if key not in shared.splits:
-        train, held_out, statement = split(source, label, recipe.holdout, recipe.seed, multi)
+        if recipe.holdout:
+            train, held_out, statement = split(source, label, recipe.holdout, recipe.seed, multi)
+            shared.splits[key] = (train.indices, held_out.indices)
+        else:
+            statement = "nothing is held out: the last model is kept"
+            shared.splits[key] = (np.arange(len(source)), np.arange(0))
         shared.facts.append(statement)
-        shared.splits[key] = (train.indices, held_out.indices)
     train, held_out = (Subset(source, indices) for indices in shared.splits[key])
     return train, held_out
 
@@ -199,7 +205,7 @@ def _parse_reads(reads: str | dict[str, str] | None) -> dict[str, str] | None:
 
 def _options(recipe: Recipe, task: TaskRecipe) -> dict[str, Any]:
     """The task's options, with the recipe's settings for all tasks that have such an option."""
-    known = {f for f in TASKS.get(task.kind).Options.__dataclass_fields__}
+    known = set(TASKS.get(task.kind).Options.__dataclass_fields__)
     shared = {name: getattr(recipe, name) for name in ("label_smoothing", "class_weights")}
     return {name: value for name, value in shared.items() if value is not None and name in known} | task.options
 

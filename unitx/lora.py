@@ -62,6 +62,14 @@ def has_lora(backbone: Backbone) -> bool:
     return any(isinstance(module, LoRA) for module in backbone.modules())
 
 
+def without_lora(backbone: Backbone) -> dict[str, Tensor]:
+    """The backbone's weights by name, as they are where the adapters are passed by."""
+    adapters = tuple(f"{name}." for name, module in backbone.named_modules() if isinstance(module, LoRA))
+    weights = backbone.state_dict()
+    bypassed = {name: value for name, value in weights.items() if not name.startswith(adapters) or ".base." in name}
+    return {name.replace(".base.", "."): value for name, value in bypassed.items()}
+
+
 def set_gates(backbone: Backbone, layout: Layout, frozen: list[bool]) -> None:
     """Let the adapters pass by every sequence that consists of frozen modalities alone.
 

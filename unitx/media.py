@@ -32,6 +32,7 @@ VIDEO_SUFFIXES = _suffixes("mp4 m4v mkv webm mov avi mpg mpeg ogv wmv flv 3gp")
 TEXT_SUFFIXES = _suffixes("txt text md rst tex py c h cpp hpp java js ts go rs rb sh html css")
 SUFFIXES = {"image": IMAGE_SUFFIXES, "audio": AUDIO_SUFFIXES, "video": VIDEO_SUFFIXES, "text": TEXT_SUFFIXES}
 MEDIA = ("image", "audio", "video")  # modalities whose items are files
+DECODERS = 4  # threads that decode files at once: decoders let go of Python's lock
 
 
 def suffix_modality(path: str | Path) -> str | None:
@@ -44,6 +45,12 @@ def is_missing_file(item: Any) -> bool:
     """Whether a string looks like the path of a picture, sound or video, and there is no such file."""
     named = isinstance(item, str) and suffix_modality(item) in MEDIA and not any(c.isspace() for c in item)
     return named and not os.path.exists(item)
+
+
+def named_file(item: Any) -> Any:
+    """A string that names an existing file of a known suffix as a `Path`, so that a text file is opened as others are;
+    anything else as it is."""
+    return Path(item) if isinstance(item, str) and suffix_modality(item) and os.path.isfile(item) else item
 
 
 def modality_of(item: Any) -> str | None:
@@ -162,13 +169,13 @@ def crop(length: int, room: int, rng: np.random.Generator | None) -> slice:
     return slice(start, start + room)
 
 
-def check_positive(options: Any, *names: str) -> None:
-    """Check that the named fields of a processor are whole numbers above zero.
+def check_whole(options: Any, *names: str, least: int = 1) -> None:
+    """Check that the named fields of a processor are whole numbers, not below `least`.
 
     Raises:
         UnitxError: one is not; names it.
     """
     for name in names:
         value = getattr(options, name)
-        if not isinstance(value, int) or value < 1:
-            raise UnitxError(f"{type(options).__name__}: {name} must be a whole number above zero, not {value!r}")
+        if not isinstance(value, int) or value < least:
+            raise UnitxError(f"{type(options).__name__}: {name} must be a whole number, {least} or more, not {value!r}")

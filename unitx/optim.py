@@ -106,8 +106,8 @@ def build_optimizers(
         scale = layer_decay ** (depth - _level(name, depth))
         if kind == "muon" and _is_hidden(name, p):
             hidden[MUON_RATE * scale].append(p)
-            if name.endswith("qkv.weight"):
-                attention = model.get_submodule(name.rsplit(".", 2)[0])
+            if ".qkv." in name:  # also below adapters
+                attention = model.get_submodule(name.partition(".qkv.")[0])
                 assert isinstance(attention, Attention)
                 splits[p] = [heads * attention.head_dim for heads in attention.heads]
         else:

@@ -75,7 +75,7 @@ class Recipe:
         model: the backbone's shape, where it shall differ from `size`.
         out: the run's folder.
         steps: length of the run in steps.
-        epochs: length in passes over the largest task's data.
+        epochs: length in passes over the data of the task that takes most steps for one.
         minutes: length in minutes of training; the schedule fits whichever of the three is given.
         batch_tokens: tokens a step, about: each task's rows a step follow from its mean length.
         accumulate: micro-batches that a step is cut into, where memory is short.
@@ -89,7 +89,7 @@ class Recipe:
         class_weights: auto or none, of classify tasks that do not set their own.
         holdout: share of the rows held out where no test data is given.
         evaluations: how often the held-out rows are scored, evenly over the run; the last at its end.
-        checkpoint_every: steps between checkpoints that `--resume` continues from; None for the end only.
+        checkpoint_every: steps between checkpoints that `--resume` continues from, besides those at each evaluation.
         precision: auto (measured), fp32 or bf16.
         seed: of everything random.
         workers: processes that prepare data; None for what fits the machine.

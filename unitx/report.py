@@ -134,9 +134,9 @@ def evaluate(
     head.info = info = replace(head.info, reads=reads or head.info.reads, label=label or head.info.label)
     _check_modalities(model, info)
     source = open_source(data, info.reads, info.label)
-    if isinstance(source, EmojiWorld):
+    if isinstance(source, EmojiWorld) and source.part == "train":
         source = replace(source, part="test")  # made data: what no training has shown
-    notes = check_columns(source, info.reads, info.label, multi=True)
+    notes = check_columns(source, info.reads, info.label, bool(info.options.get("multi_label")), evaluated=True)
     kept, unknown, unlabelled = known_rows(info, source)
     feed, preparer = Feed(info, kept), Preparer(model.processors)
     plan_rows(preparer, [feed], batch_tokens, SEED)

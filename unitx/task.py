@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
@@ -40,6 +41,11 @@ class TaskInfo:
     options: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
 
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """Label → its place in `labels`."""
+        return {label: i for i, label in enumerate(self.labels)}
+
     def parts(self, row: dict[str, Any]) -> list[tuple[str, Any]]:
         """The (modality, item) pairs of a row, in order; a list in a cell gives several, an empty cell none."""
         return [part for column, modality in self.reads.items() for part in cell_parts(row.get(column), modality)]
@@ -74,7 +80,7 @@ class Answer(NamedTuple):
 class Task(nn.Module):
     """A program for the backbone. A new one subclasses this and says `@register_task("name")`.
 
-    The static methods run in the loader's workers and see no weights.
+    The class methods run in the loader's workers and see no weights.
 
     Attributes:
         Options: a dataclass of the task's own options.

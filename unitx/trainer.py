@@ -23,7 +23,6 @@ from torch import Tensor
 from unitx.augment import Augment
 from unitx.batches import Notes, Step, Steps, data_loader
 from unitx.checkpoint import Progress, load_progress, load_training_state, save_checkpoint
-from unitx.data import Subset
 from unitx.errors import UnitxError
 from unitx.evaluation import score
 from unitx.job import Job
@@ -34,6 +33,7 @@ from unitx.plots import draw_curves
 from unitx.precision import DTYPES, choose_precision
 from unitx.progress import Reporter
 from unitx.recipe import save_recipe
+from unitx.worlds.emoji import EmojiWorld
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -94,8 +94,8 @@ class Trainer:
         self.wrapped, self.optimizers = prepared[0], list(prepared[1:])
         if checkpoint:
             load_training_state(checkpoint, self.model, [o.optimizer for o in self.optimizers])
-        self.clock = torch.zeros(1).share_memory_()  # the share of the run that is done, for the loader's workers
-        self.notes = Notes()
+        self.clock = torch.tensor(self.done).share_memory_()  # for the loader's workers
+        self.notes, self.judged = Notes(), Notes()  # of the items trained on, and of those scored last
         self.stop = False
 
     def _choose_precision(self) -> None:
@@ -124,7 +124,8 @@ class Trainer:
     def run(self) -> Run:
         recipe, report = self.recipe, self.report
         self._announce()
-        save_recipe(self.folder / "recipe.yaml", recipe, self.job.resolved)
+        if self.main:
+            save_recipe(self.folder / "recipe.yaml", recipe, self.job.resolved)
         if recipe.tracker:
             self.accelerator.init_trackers("unitx")
         next_evaluation = self._next_evaluation()
@@ -135,8 +136,7 @@ class Trainer:
                 started = time.monotonic()
                 metrics = self._step(batches)
                 self.progress.step += 1
-                self.progress.seconds += time.monotonic() - started + self.waited
-                self.clock.fill_(self.done)
+                self._tell_time(time.monotonic() - started + self.waited)
                 self._log_step(metrics, notes)
                 scored = self.done >= next_evaluation or self.done >= 1
                 if scored:
@@ -177,7 +177,9 @@ class Trainer:
         set_lr(self.optimizers, self.job.resolved["lr"] * schedule(self.done, self.recipe.warmup))
         names = [feed.info.name for feed in self.job.feeds]
         held = {name: sum(b.targets[name].count for b in batches if name in b.targets) for name in names}
-        counts = self._global_counts(held)
+        counts = self._global_counts(len(batches), held)
+        if not counts:
+            return {}
         metrics: dict[str, float] = defaultdict(float)
         for i, batch in enumerate(batches):
             last = i == len(batches) - 1
@@ -190,24 +192,39 @@ class Trainer:
                 metrics[name] += float(value) * (batch.targets[task].count / held[task])
         if not math.isfinite(metrics.get("loss", 0.0)):
             raise UnitxError(f"the loss is not finite at step {self.progress.step}: train with a lower --lr")
-        if batches:
-            self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.recipe.clip)
-            for optimizer in self.optimizers:
-                optimizer.step()
-                optimizer.zero_grad()
+        self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.recipe.clip)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         return metrics
 
-    def _global_counts(self, held: dict[str, int]) -> dict[str, float]:
-        """Task → what its sum over this process's micro-batches is divided by, from its count in them."""
-        mine = torch.tensor(list(held.values()), dtype=torch.float32, device=self.accelerator.device)
-        total: Tensor = self.accelerator.reduce(mine, "sum")
+    def _of_processes(self, *mine: float) -> Tensor:
+        """(processes, values): what each process has found."""
+        found: Tensor = self.accelerator.gather(torch.tensor(mine, dtype=torch.float32, device=self.accelerator.device))
+        return found.view(-1, len(mine))
+
+    def _global_counts(self, micro_batches: int, held: dict[str, int]) -> dict[str, float]:
+        """Task → what its sum over this process's micro-batches is divided by, from its count in them.
+
+        Empty where no step can be taken: a process with fewer micro-batches, whose rows could not be read, would leave
+        the others waiting for its gradients.
+        """
+        found = self._of_processes(micro_batches, *held.values())
+        if not found[:, 0].all() or len(found[:, 0].unique()) > 1:
+            return {}
         # Data-parallel training averages the gradients of its processes; what is wanted is their sum.
-        return dict(zip(held, (total / self.accelerator.num_processes).tolist(), strict=True))
+        return dict(zip(held, found[:, 1:].mean(0).tolist(), strict=True))
+
+    def _tell_time(self, seconds: float) -> None:
+        """Count the seconds of a step, and stop where any process is asked to: all take the same steps at one rate."""
+        found = self._of_processes(seconds, self.stop)
+        self.progress.seconds += found[:, 0].mean().item()
+        self.stop = bool(found[:, 1].any())
+        self.clock.fill_(self.done)
 
     def _log_step(self, metrics: dict[str, float], notes: Notes) -> None:
         self.notes.add(notes)
         self.progress.items += notes.items
-        self.progress.skipped += len(notes.skipped)
         self.report.step(self.progress, self.done, metrics, notes)
         if self.progress.step % 10 == 0 or self.done >= 1:
             self._write({"step": self.progress.step, "seconds": round(self.progress.seconds, 3), **metrics})
@@ -221,10 +238,12 @@ class Trainer:
         """Score every task on its held-out rows; keep the model when their mean is the best so far."""
         scores: dict[str, float] = {}
         headlines: list[float] = []
+        self.judged = Notes()
         for feed in self.job.held_out:
             head = self.model.head(feed.info.name)
-            unread = self.notes.skipped
-            found = score(self.model, self.job.preparer, feed, self.recipe.seed, unread) if len(feed.source) else {}
+            found, notes = score(self.model, self.job.preparer, feed, self.recipe.seed)
+            self.judged.add(notes)
+            self.notes.skipped += notes.skipped
             scores |= {f"{feed.info.name}/{metric}": value for metric, value in found.items()}
             if head.headline in found:
                 headlines.append(-found[head.headline] if head.lower_is_better else found[head.headline])
@@ -281,13 +300,14 @@ class Trainer:
         say(f"a step takes {rows}")
         if self.steps is None and recipe.minutes is None:
             say(f"no length was given: it trains for {DEFAULT_MINUTES:g} minutes (--steps, --epochs or --minutes)")
-        small = [feed for feed in job.feeds if isinstance(feed.source, Subset) and len(feed.source) < SMALL]
-        if small and "base" not in job.resolved:
-            data = recipe.data if isinstance(recipe.data, str) else "…"
+        given = [feed for feed in job.feeds if not isinstance(feed.source, EmojiWorld)]
+        # A row of a language model may be a book.
+        small = [f for f in given if len(f.source) < SMALL and not job.model.head(f.info.name).generates]
+        if small and job.resolved.get("recipe"):
             start = next(iter(shipped_models()), "runs/demo")  # the demo makes one where none comes along
             say(
-                f"{len(small[0].source)} rows are few to learn from nothing; from a trained backbone: "
-                f"unitx finetune {start} {small[0].info.name} --data {data}"
+                f"{len(small[0].source)} rows are few to learn from nothing; with the same flags from a trained "
+                f"backbone: unitx finetune {start} {job.resolved['recipe']} …"
             )
 
     def _ask_to_stop(self) -> None:
@@ -296,19 +316,23 @@ class Trainer:
 
     def _finish(self) -> Run:
         self.report.close()
-        if not (self.folder / "model").is_dir() and self.main:
-            self.model.save_pretrained(self.folder / "model")
         history = self._history()
-        draw_curves(history, self.folder / "curves.png")
-        self._report_items()
+        if self.main:
+            if not (self.folder / "model").is_dir():
+                self.model.save_pretrained(self.folder / "model")
+            draw_curves(history, self.folder / "curves.png")
+            self._report_items()
         if self.recipe.tracker:
             self.accelerator.end_training()
         if self.stop:
             self.report.say(f"stopped at step {self.progress.step}; go on with: unitx train --resume {self.folder}")
+        self.accelerator.wait_for_everyone()
         best = Model.from_pretrained(self.folder, self.accelerator.device)
+        self.accelerator.wait_for_everyone()
         if has_lora(best.backbone) and not best.frozen:
             merge_lora(best.backbone)
-            best.save_pretrained(self.folder / "model")
+            if self.main:
+                best.save_pretrained(self.folder / "model")
         scores = self.folder / "model" / "scores.json"
         metrics = json.loads(scores.read_text("utf-8")) if scores.is_file() else {}
         return Run(self.folder, best, metrics, history)
@@ -322,10 +346,12 @@ class Trainer:
                 f"{len(distinct)} items could not be read and were left out (all in {listed}); the first: {distinct[0]}"
             )
         for modality, count in sorted(self.notes.shortened.items()):
-            share = count / max(self.progress.items, 1)
+            share = count / max(self.notes.items, 1)
             self.report.say(
                 f"{modality}: {count} times ({share:.0%}) an item longer than max_tokens gave a random part"
             )
+        for modality, count in sorted(self.judged.shortened.items()):
+            self.report.say(f"{modality}: {count} held-out items longer than max_tokens were judged by their beginning")
 
 
 def _accelerator(tracker: str | None, folder: Path) -> Accelerator:

@@ -33,9 +33,14 @@ def train(recipe: str | Path | Recipe, *, echo: bool = True, **given: Any) -> Ru
     chosen = update(load_recipe(recipe), **given)
     if chosen.tune != "all" or chosen.freeze:
         raise UnitxError("tune and freeze are for a trained model: unitx finetune MODEL RECIPE")
-    folder = _new_folder(chosen, str(recipe) if isinstance(recipe, str | Path) else "run")
+    name = None if isinstance(recipe, Recipe) else str(recipe)
+    if name and (base := _resolved(Path(name)).get("base")):
+        raise UnitxError(f"{name} is of a run that fine-tuned {base}: unitx finetune {base} {name}")
+    folder = _new_folder(chosen, name or "run")
     torch.manual_seed(chosen.seed)
-    return Trainer(build_job(chosen), folder, echo).run()
+    job = build_job(chosen)
+    job.resolved["recipe"] = name
+    return Trainer(job, folder, echo).run()
 
 
 def finetune(model: str | Path | Model, recipe: str | Path | Recipe, *, echo: bool = True, **given: Any) -> Run:
@@ -87,7 +92,7 @@ def resume(folder: str | Path, *, echo: bool = True, **data: Any) -> Run:
     for plugin in recipe.plugins:
         import_plugin(plugin)
     torch.manual_seed(recipe.seed)
-    resolved = _resolved(folder)
+    resolved = _resolved(folder / "recipe.yaml")
     base = Model.from_pretrained(resolved["base"]) if "base" in resolved else None
     job = prepare_base(recipe, base) if base else build_job(recipe)
     _check_unchanged(job, resolved, saved[-1])
@@ -104,8 +109,9 @@ def _check_unchanged(job: Job, resolved: dict[str, Any], checkpoint: Path) -> No
         raise UnitxError(f"the data or the recipe of {checkpoint.parent.parent} changed since it stopped: train anew")
 
 
-def _resolved(folder: Path) -> dict[str, Any]:
-    return yaml.safe_load((folder / "recipe.yaml").read_text("utf-8")).get("resolved") or {}
+def _resolved(file: Path) -> dict[str, Any]:
+    """What was decided for the run whose recipe.yaml this is; nothing for other files, or the name of a recipe."""
+    return yaml.safe_load(file.read_text("utf-8")).get("resolved") or {} if file.is_file() else {}
 
 
 def _new_folder(recipe: Recipe, name: str) -> Path:
