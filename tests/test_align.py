@@ -17,6 +17,7 @@ from unitx.data import open_source
 from unitx.errors import BadItem, UnitxError
 from unitx.model import Model
 from unitx.task import TaskInfo
+from unitx.tasks import align
 from unitx.tasks.align import Align
 from unitx.tokens import Targets
 
@@ -275,3 +276,20 @@ def test_the_concepts_are_learned_from_the_label_column() -> None:
     assert Align.fit(replace(SPACE, labels=known), source).labels == known
     with pytest.raises(UnitxError, match=r"'concept' names others \(cat\)"):
         Align.fit(replace(SPACE, labels=["dog"]), source)
+
+
+def test_a_large_gallery_is_searched_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = small_model(PAIRS).head("pairs")
+    z = F.normalize(torch.randn(60, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
+    keys = torch.arange(60) // 2
+    targets = {
+        "view": torch.arange(60) % 2,
+        "concept": torch.full((60,), -1),
+        "keys": torch.stack([keys, keys], dim=1),
+    }
+    whole = head.score(z, targets)
+    monkeypatch.setattr(align, "QUERIES", 7)
+    assert head.score(z, targets) == whole
+    images, texts = z[::2], z[1::2]
+    right = (images @ texts.T).argmax(1) == torch.arange(30)
+    assert whole["image→text"] == pytest.approx(float(right.float().mean()))

@@ -20,7 +20,7 @@ from unitx.tokenizers import audio
 from unitx.tokenizers.audio import AudioProcessor, AudioTokenizer
 
 PLAIN = AudioProcessor()
-BANDS = AudioProcessor(max_tokens=40, bands=4, mels=64, frames=8)
+BANDS = AudioProcessor(max_tokens=40, patch_mels=16, mels=64, patch_frames=8)
 
 
 def tone(seconds: float = 1.0, rate: int = 16_000, hertz: float = 440.0) -> np.ndarray:
@@ -320,7 +320,13 @@ def test_processors_travel_to_workers_and_are_safe_in_threads():
 
 
 def test_options_are_checked():
-    for options in ({"mels": 64, "bands": 5}, {"bands": 4, "max_tokens": 2}, {"hop": 0}, {"rate": -1}):
+    for options in (
+        {"patch_mels": 12},
+        {"patch_mels": 128},
+        {"patch_mels": 16, "max_tokens": 2},
+        {"hop": 0},
+        {"rate": -1},
+    ):
         with pytest.raises(UnitxError, match="AudioProcessor: "):
             AudioProcessor(**options)
 

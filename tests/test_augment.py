@@ -213,3 +213,38 @@ def test_pictures_of_one_task_and_size_are_mixed_with_their_own_kind():
         if step == 0:  # a run begins with items as they are
             assert (values.max(1).values == 1).all()
     assert mixed > 2
+
+
+@pytest.mark.parametrize("level", ["light", "strong"])
+def test_half_of_the_pictures_are_mirrored(level: str):
+    given = picture()
+    found = [Augment(level).raw("image", given, np.random.default_rng(seed), 0.0) for seed in range(200)]
+    mirrored = np.mean([np.array_equal(np.asarray(one), np.asarray(given)[:, ::-1]) for one in found])
+    assert 0.35 < mirrored < 0.65
+
+
+def test_light_changes_colours_and_strong_shapes_too():
+    plain = Image.new("RGB", (24, 24), (120, 140, 90))
+    for level in ("light", "strong"):
+        augment = Augment(level)
+        found = [np.asarray(augment.raw("image", plain, np.random.default_rng(s), 1.0), float) for s in range(60)]
+        moved = np.array([one.mean((0, 1)) - (120, 140, 90) for one in found])
+        assert moved.std(0).min() > 3
+        # A crop, a mirror and other colours leave one colour everywhere; what turns or shifts leaves corners behind.
+        uneven = np.mean([one.std((0, 1)).max() > 0 for one in found])
+        assert (uneven == 0) if level == "light" else (uneven > 0.3)
+        assert level == "strong" or np.abs(moved).max() < 80
+
+
+def test_strong_erases_a_rectangle_of_a_quarter_of_the_pictures():
+    given = np.full((3, 20, 30), 9.0, dtype=np.float32)  # further out than the noise that is filled in
+    erased = []
+    for seed in range(200):
+        found = Augment("strong").features("image", given, np.random.default_rng(seed), 1.0)
+        rows, columns = np.nonzero((found != given).all(0))
+        erased.append(len(rows) > 0)
+        if len(rows):
+            box = (1 + rows.max() - rows.min()) * (1 + columns.max() - columns.min())
+            assert len(rows) == box and 0.01 * 600 < box < 0.4 * 600
+        assert np.array_equal(Augment("light").features("image", given, np.random.default_rng(seed), 1.0), given)
+    assert 0.12 < np.mean(erased) < 0.4

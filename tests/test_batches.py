@@ -352,3 +352,13 @@ def test_a_batch_without_notes_has_empty_ones():
     info = TaskInfo("write", "next_token", {"text": "text"})
     batch = PREPARER.batch([(info, Prepared([("text", pieces)], None, 0))])
     assert batch.notes == Notes()
+
+
+@pytest.mark.parametrize("accumulate", [2, 3])
+def test_what_one_row_gives_stays_in_one_micro_batch(tmp_path: Path, accumulate: int):
+    rows = captioned(tmp_path / "photos", each=3)
+    info = TaskInfo("pairs", "align", {"image": "image", "text": "text"})
+    parts, _ = steps([Feed(info, open_source(rows, info.reads), 7)], accumulate=accumulate)[0]
+    views = [part.targets["pairs"].values["view"].tolist() for part in parts]
+    assert len(parts) == accumulate and sum(map(len, views)) == 14
+    assert all(view == [0, 1] * (len(view) // 2) for view in views)

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_models import CLASSES, STORIES, picture, small_model
+from small_models import CLASSES, PAIRS, STORIES, picture, small_model
 
 from unitx import cli, training
 from unitx.recipe import CHOICES, Recipe, shipped
@@ -240,3 +240,32 @@ def test_help_answers_in_half_a_second() -> None:
         subprocess.run([sys.executable, "-m", "unitx", "--help"], check=True, capture_output=True)
         took.append(time.perf_counter() - start)
     assert min(took) < 0.5
+
+
+def test_a_long_text_is_embedded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = small_model(PAIRS).save_pretrained(tmp_path / "model")
+    assert cli.main(["embed", str(folder), "a long story " * 99, "-o", str(tmp_path / "all.parquet")]) == 0
+    assert "1 embeddings in" in capsys.readouterr().out
+
+
+def test_a_model_of_ones_own_parts_is_used_with_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plugin = tmp_path / "my_task.py"
+    plugin.write_text(
+        "from unitx.registry import register_task\n"
+        "from unitx.tasks.classify import Classify\n"
+        "@register_task('my-kind')\n"
+        "class MyKind(Classify):\n"
+        "    pass\n"
+    )
+    make = (
+        "import sys, unitx; unitx.import_plugin(sys.argv[1])\n"
+        "from small_models import small_model; from unitx.task import TaskInfo\n"
+        "small_model(TaskInfo('kind', 'my-kind', {'text': 'text'}, 'kind', ['a', 'b'])).save_pretrained(sys.argv[2])"
+    )
+    folder = tmp_path / "model"
+    subprocess.run([sys.executable, "-c", make, plugin, folder], check=True, cwd=Path(__file__).parent)
+    assert "'my-kind' lives in my_task.py, which was not imported: pass --import my_task.py" in error_of(
+        capsys, "predict", str(folder), "some words"
+    )
+    assert cli.main(["predict", str(folder), "some words", "--import", str(plugin)]) == 0
+    assert capsys.readouterr().out.startswith("some words\t")

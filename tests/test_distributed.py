@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import os
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,14 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 from safetensors.torch import load_file, save_file
+from small_data import TINY
 from small_models import CLASSES, PAIRS, batch_of, picture, small_model
 
 from unitx.distributed import gather_rows
+from unitx.job import build_job
 from unitx.model import Model
+from unitx.recipe import Recipe, TaskRecipe, update
+from unitx.trainer import Trainer
 
 # What each of two processes holds: other numbers of rows, a task that one of them lacks, and a modality.
 ROWS: list[list[tuple[str, dict[str, Any]]]] = [
@@ -62,14 +68,17 @@ def process(rank: int, port: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, torch.Tensor]]:
     """What each of two processes found."""
     folder = tmp_path_factory.mktemp("processes")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(process, (port, str(folder)), nprocs=2)
+    torch.multiprocessing.spawn(process, (free_port(), str(folder)), nprocs=2)
     return [load_file(folder / f"{rank}.safetensors") for rank in range(2)]
 
 
@@ -97,3 +106,32 @@ def test_two_processes_take_the_step_of_one(both: list[dict[str, torch.Tensor]],
         found = parts[0] if "running" in name else parts[0] + parts[1]
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
     assert any(alone[name].abs().max() > 1e-3 for name in alone if name.startswith("tokenizers"))
+
+
+def trained(rank: int, port: int, folder: str) -> None:
+    """A run of a second by the clock, where one process sees time pass faster and half of the rows cannot be read."""
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    told = time.monotonic
+    time.monotonic = lambda: (1 + rank) * told()
+    bad = Path(folder) / "bad.png"
+    rows = [{"image": picture(i) if i % 2 else bad, "kind": ("cat", "dog")[i % 4 > 1]} for i in range(40)]
+    recipe = Recipe(tasks={"kind": TaskRecipe("classify", reads="image", label="kind")}, data=rows, minutes=0.02)
+    recipe = update(recipe, **{**TINY, "batch_tokens": 8, "evaluations": 1})
+    trainer = Trainer(build_job(recipe), Path(folder) / "run", echo=False)
+    run = trainer.run()
+    found = {name: value.contiguous() for name, value in trainer.model.state_dict().items()}
+    progress = torch.tensor([trainer.progress.step, trainer.progress.seconds])
+    save_file({"progress": progress, **found}, Path(folder) / f"trained{rank}.safetensors")
+    assert run.metrics == json.loads((run.folder / "model/scores.json").read_text())
+    dist.destroy_process_group()
+
+
+def test_two_processes_train_as_one_by_the_clock(tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    torch.multiprocessing.spawn(trained, (free_port(), str(tmp_path)), nprocs=2)
+    one, other = (load_file(tmp_path / f"trained{rank}.safetensors") for rank in range(2))
+    assert one["progress"][0] > 5
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert (tmp_path / "run/curves.png").is_file() and "bad.png" in (tmp_path / "run/skipped.txt").read_text()

@@ -308,3 +308,29 @@ def test_a_part_that_is_cut_is_counted() -> None:
     model = small_model(max_tokens=8)
     with pytest.warns(UserWarning, match="1 of 2 items of several parts had one longer than max_tokens"):
         model.embed([{"image": picture(0), "text": "far too long for eight"}, {"image": picture(1), "text": "cat"}])
+
+
+def test_a_text_file_is_read_as_other_files_are(model: Model, tmp_path: Path) -> None:
+    file = tmp_path / "letter.txt"
+    file.write_text("a cat")
+    of_text = model.embed(["a cat"])
+    np.testing.assert_allclose(model.embed([str(file)]), of_text, atol=1e-6)
+    np.testing.assert_allclose(model.embed([file]), of_text, atol=1e-6)
+    assert not np.allclose(model.embed([str(file)], modality="text"), of_text, atol=1e-3)  # the string itself
+    reader = small_model(TaskInfo("tone", "classify", {"letter": "text"}, "tone", ["kind", "stern"]))
+    np.testing.assert_allclose(reader.predict_proba([str(file)]), reader.predict_proba(["a cat"]), atol=1e-6)
+    picture(0).save(tmp_path / "cat.png")
+    with pytest.raises(BadItem, match=r"cat\.png is no text, which task 'tone' reads"):
+        reader.predict([str(tmp_path / "cat.png")])
+
+
+def test_an_empty_item_among_others_is_skipped(model: Model) -> None:
+    with pytest.warns(UserWarning, match="1 of 2 items could not be read"):
+        found = model.embed([{"image": None}, "a cat"], on_error="skip")
+    assert np.isnan(found[0]).all() and not np.isnan(found[1]).any()
+
+
+def test_a_task_without_labels_says_so_before_any_item_is_read() -> None:
+    for call in (Model.predict, Model.predict_proba):
+        with pytest.raises(UnitxError, match=r"'pairs' .* does not predict labels"):
+            call(small_model(PAIRS), [Path("nowhere.png")])

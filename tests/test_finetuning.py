@@ -15,6 +15,7 @@ from small_data import RATE, TINY, WORDS, captioned, text_rows, tiny_run, write_
 
 import unitx
 from unitx.checkpoint import checkpoints
+from unitx.config import SIZES
 from unitx.errors import UnitxError
 from unitx.index import model_identity
 from unitx.lora import has_lora
@@ -348,3 +349,27 @@ def test_a_base_that_is_not_there(tmp_path: Path):
     with pytest.raises(UnitxError, match="nowhere") as error:
         further(tmp_path / "nowhere", {"topic2": TOPIC}, tmp_path / "run", data=text_rows(12))
     assert "\n" not in str(error.value)
+
+
+def test_a_head_for_other_labels_begins_anew(tmp_path: Path, base: Path):
+    rows = [row | {"label": row["label"].upper()} for row in text_rows(12)]
+    run = further(base, {"topic": TOPIC}, tmp_path / "run", data=rows, tune="head", steps=1)
+    assert run.model.labels("topic") == ["BLUE", "GREEN", "RED"]
+    facts = yaml.safe_load((run.folder / "recipe.yaml").read_text())["resolved"]["facts"]
+    assert "the model's task 'topic' had other labels or another form: its head begins anew" in facts
+    same = further(base, {"topic": TOPIC}, tmp_path / "same", data=text_rows(12), tune="head", steps=1, lr=1e-9)
+    before, after = (load_file(f / "model/model.safetensors")["heads.topic.head.weight"] for f in (base, same.folder))
+    torch.testing.assert_close(after, before, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("tune", "share"), [("all", 0.3), ("head", 1.0), ("lora", 1.0)])
+def test_a_trained_backbone_moves_at_a_lower_rate(tmp_path: Path, base: Path, tune: str, share: float):
+    run = further(base, {"topic2": TOPIC}, tmp_path / "run", data=text_rows(12), tune=tune, steps=1)
+    resolved = yaml.safe_load((run.folder / "recipe.yaml").read_text())["resolved"]
+    assert resolved["lr"] == pytest.approx(share * SIZES["nano"].lr)
+
+
+def test_the_recipe_of_a_run_that_fine_tuned_asks_for_its_base(tmp_path: Path, base: Path):
+    file = further(base, {"topic2": TOPIC}, tmp_path / "run", data=text_rows(12), steps=1).folder / "recipe.yaml"
+    with pytest.raises(UnitxError, match=f"fine-tuned {base}: unitx finetune {base} {file}"):
+        unitx.train(file, out=str(tmp_path / "other"), echo=False)

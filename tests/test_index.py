@@ -330,3 +330,12 @@ def test_identity_is_of_the_head_that_embeds(model: Model) -> None:
         model.heads["second"].project.weight.add_(torch.randn_like(model.heads["second"].project.weight))
     assert not np.allclose(model.embed(["a cat"]), z)
     assert model_identity(model)["text"] != before
+
+
+def test_an_index_of_an_older_version_is_named(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "all.parquet"
+    Index(path).add(model, ["a"])
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata({b"unitx.model": b"3fa9"}), path)
+    with pytest.raises(UnitxError, match=r"all\.parquet does not say which model .*: make a new index"):
+        Index(path)

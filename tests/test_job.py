@@ -12,6 +12,7 @@ from unitx.config import SIZES
 from unitx.errors import UnitxError
 from unitx.job import build_job
 from unitx.recipe import Recipe, TaskRecipe, load_recipe, update
+from unitx.tokenizers.text import train_sentencepiece
 
 
 def recipe(task: TaskRecipe | str = "image-classify", **given: Any) -> Recipe:
@@ -167,3 +168,26 @@ def test_tasks_on_the_same_data_share_its_split_and_read_their_own_columns(tmp_p
     assert see.source.indices.tolist() == write.source.indices.tolist()
     assert not set(see.source.indices) & set(job.held_out[1].source.indices)
     assert write.source.column(caption) == see.source.column(caption)
+
+
+def test_a_trained_vocabulary_is_loaded_from_its_file(data: dict[str, str], tmp_path: Path):
+    spm = train_sentencepiece([row["text"] for row in text_rows(60)], 300)
+    (tmp_path / "my.model").write_bytes(spm)
+    options = {"vocabulary": "sentencepiece", "max_tokens": 8}
+    given = recipe(CLASSIFY, data=data["csv"], **{"tokenizers.text": {**options, "spm": str(tmp_path / "my.model")}})
+    assert build_job(given).model.processors["text"].spm == spm
+    missing = recipe(CLASSIFY, data=data["csv"], **{"tokenizers.text": {**options, "spm": "no.model"}})
+    with pytest.raises(UnitxError, match=r"tokenizers\.text\.spm: no\.model cannot be read"):
+        build_job(missing)
+
+
+def test_nothing_held_out(data: dict[str, str]):
+    job = build_job(recipe(CLASSIFY, data=data["csv"], holdout=0.0))
+    assert len(job.feeds[0].source) == 12 and len(job.held_out[0].source) == 0
+    assert any("nothing is held out" in fact for fact in job.facts)
+
+
+def test_rows_to_evaluate_on_may_be_of_one_class(data: dict[str, str], tmp_path: Path):
+    test = write_csv(tmp_path / "test.csv", [row for row in text_rows(30) if row["label"] == "red"])
+    job = build_job(recipe(CLASSIFY, data=data["csv"], test=str(test)))
+    assert job.feeds[0].info.labels == ["blue", "green", "red"] and len(job.held_out[0].source) == 10

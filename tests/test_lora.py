@@ -125,3 +125,11 @@ def test_frozen_text_is_generated_as_before():
     turn_adapters(model)
     states(model)  # leaves gates of another batch behind
     assert model.generate(["ab", "a longer one"], max_tokens=8, temperature=0) == before
+
+
+def test_the_backbone_works_alone_after_a_batch_of_the_model() -> None:
+    model = small_model()
+    model.add_adapters(frozen=["text"])
+    turn_adapters(model)
+    states(model)
+    assert all(module.gate is None for module in model.modules() if isinstance(module, LoRA))

@@ -186,3 +186,11 @@ def test_the_schedule_at_its_borders(warmup: float):
     values: list[Any] = [schedule(x, warmup) for x in (0.0, 0.5, 1.0)]
     assert all(1e-3 <= v <= 1.0 for v in values)
     assert values[0] == (1.0 if warmup == 0 else 1e-3)
+
+
+def test_query_key_and_value_are_told_apart_below_adapters_too():
+    model = small_model()
+    model.add_adapters(frozen=[])
+    model.backbone.requires_grad_(True)
+    muon, _ = build_optimizers(model, "muon", 0.01, 0.1)
+    assert [rows for rows in muon.splits.values()] == [[32, 16, 16]] * 2

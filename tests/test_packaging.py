@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections.abc import Callable
+from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -190,3 +195,23 @@ def test_the_links_are_committed_as_relative_links() -> None:
     for folder, link in LINKS.items():
         assert run("git", "ls-files", "--stage", link, cwd=ROOT).startswith("120000 ")
         assert os.readlink(ROOT / link) == f"../{folder}"
+
+
+def test_every_package_that_is_imported_is_declared(checkout: Path) -> None:
+    project = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]
+    known = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
+    declared = {re.split(r"[\[<>=~! ]", one)[0].lower().replace("_", "-") for one in known}
+    owners = packages_distributions()
+    for file in chain(*((checkout / folder).rglob("*.py") for folder in ("unitx", "tokenizers", "tasks", "tests"))):
+        nodes = list(ast.walk(ast.parse(file.read_text())))
+        names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+        names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
+        for name in {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"unitx"}:
+            if not (file.parent / f"{name}.py").is_file():
+                assert {owner.lower().replace("_", "-") for owner in owners[name]} & declared, (file, name)
+
+
+@pytest.mark.parametrize("target", ["demo", "test"])
+def test_the_two_commands_are_there(checkout: Path, target: str) -> None:
+    said = subprocess.run(["make", "-n", target], cwd=checkout, capture_output=True, text=True)
+    assert said.returncode == 0 and ("unitx demo" if target == "demo" else "pytest") in said.stdout

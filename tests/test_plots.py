@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.offsetbox import AnnotationBbox
 from PIL import Image
 
-from unitx.plots import draw_curves
+from unitx.plots import draw_curves, draw_space
 
 HISTORY: list[dict[str, Any]] = [
     {"step": 10, "seconds": 1.0, "loss": 2.0, "a/loss": 1.5, "b/loss": 0.5, "a/accuracy": 0.1},
@@ -51,3 +52,18 @@ def test_drawing_leaves_pyplot_alone(tmp_path: Path):
     before = pyplot.get_fignums()
     draw_curves(HISTORY, tmp_path / "curves.png")
     assert pyplot.get_fignums() == before
+
+
+def test_the_space_shows_every_concept_in_each_sense(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    figures: list[Figure] = []
+    saved = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), saved(self, *a, **k)))
+    rng = np.random.default_rng(0)
+    concepts = {"image": np.arange(8).repeat(2), "text": np.arange(8).repeat(3), "audio": np.arange(6)}
+    vectors = {sense: rng.normal(size=(len(found), 16)).astype(np.float32) for sense, found in concepts.items()}
+    markers = [Image.new("RGBA", (32, 32), (30 * i, 0, 0, 255)) for i in range(8)]
+    draw_space(vectors, concepts, markers, tmp_path / "space.png", "by nobody")
+    (axes,) = figures[0].axes
+    written, spoken = (len(marks.get_offsets()) for marks in axes.collections)
+    pictures = [artist for artist in axes.artists if isinstance(artist, AnnotationBbox)]
+    assert (len(pictures), written, spoken, len(axes.lines)) == (8, 8, 6, 14)  # a line from each mark to its picture

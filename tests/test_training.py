@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import unitx
 from unitx.checkpoint import checkpoints
 from unitx.errors import UnitxError
 from unitx.model import Model
+from unitx.optim import Muon
 from unitx.recipe import Recipe, TaskRecipe
 from unitx.trainer import Trainer
 
@@ -369,3 +372,37 @@ def test_bad_items_are_reported_at_the_end(tmp_path: Path, capfd: pytest.Capture
     assert f"{len(lines)} items could not be read" in err
     progress = json.loads((checkpoints(run.folder / "checkpoints")[-1] / "training.json").read_text())["progress"]
     assert progress["skipped"] >= len(lines) and progress["items"] > 30
+
+
+def test_a_long_gradient_is_clipped(tmp_path: Path, rows: str, monkeypatch: pytest.MonkeyPatch):
+    norms: list[float] = []
+    begun = Muon.step
+
+    def seen(self: Muon, *args: Any) -> None:
+        norms.append(math.sqrt(sum(float(p.grad.square().sum()) for g in self.param_groups for p in g["params"])))
+        begun(self, *args)
+
+    monkeypatch.setattr(Muon, "step", seen)
+    for clip in (1e9, 1e-3):
+        tiny_run("text-classify", tmp_path / str(clip), data=rows, steps=3, clip=clip)
+    free, clipped = norms[:3], norms[3:]
+    assert max(free) > 0.01 and max(clipped) <= 1e-3
+
+
+def test_the_advice_for_few_rows_can_be_typed(tmp_path: Path, photos: str, capfd: pytest.CaptureFixture[str]):
+    made = {"reads": "image", "label": "label", **TINY}
+    file = tmp_path / "mine.yaml"
+    file.write_text("tasks:\n  kinds: {kind: classify}\n")
+    unitx.train(file, data=photos, test=photos, out=str(tmp_path / "run"), steps=1, **made)
+    said = capfd.readouterr().err
+    assert re.search(rf"with the same flags from a trained backbone: unitx finetune \S+ {file} …", said)
+
+
+def test_what_was_shortened_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    rows = [{"text": "a long story " * 9, "label": "long"}, {"text": "short", "label": "short"}] * 10
+    settings = {**TINY, "data": rows, "test": rows, "reads": "text", "label": "label", "steps": 4, "evaluations": 1}
+    recipe = Recipe(tasks={"kinds": TaskRecipe("classify")})
+    unitx.train(recipe, out=str(tmp_path / "run"), **{**settings, "data": rows})
+    said = capfd.readouterr().err
+    assert re.search(r"text: \d+ times \((4|5)\d%\) an item longer than max_tokens gave a random part", said)
+    assert "text: 10 held-out items longer than max_tokens were judged by their beginning" in said

@@ -42,8 +42,8 @@ class AudioProcessor(Processor):
         mels: mel bands from 0 to rate / 2 (Slaney's scale).
         hop: samples from one frame to the next.
         window: samples of a frame.
-        frames: frames of a patch.
-        bands: patches that the mel bands are cut into.
+        patch_frames: frames of a patch.
+        patch_mels: mel bands of a patch; None for all.
         merges: of 2 × 2 neighbours, before a patch is embedded; 0 for one linear map (AST, Gong et al. 2021).
 
     Raises:
@@ -54,15 +54,24 @@ class AudioProcessor(Processor):
     mels: int = 64
     hop: int = 160
     window: int = 400
-    frames: int = 8
-    bands: int = 1
+    patch_frames: int = 8
+    patch_mels: int | None = None
     merges: int = 3
 
     def __post_init__(self) -> None:
-        check_whole(self, "max_tokens", "rate", "mels", "hop", "window", "frames", "bands")
+        check_whole(self, "max_tokens", "rate", "mels", "hop", "window", "patch_frames")
         check_whole(self, "merges", least=0)
-        if self.mels % self.bands or self.bands > self.max_tokens:
-            raise UnitxError(f"AudioProcessor: bands {self.bands} must divide mels {self.mels} and fit in max_tokens")
+        if self.patch_mels is not None:
+            check_whole(self, "patch_mels")
+        if self.mels % (self.patch_mels or self.mels):
+            raise UnitxError(f"AudioProcessor: patch_mels {self.patch_mels} must divide mels {self.mels}")
+        if self.bands > self.max_tokens:
+            raise UnitxError(f"AudioProcessor: {self.bands} patches one above the other must fit in max_tokens")
+
+    @property
+    def bands(self) -> int:
+        """Patches that stand one above the other."""
+        return self.mels // (self.patch_mels or self.mels)
 
     def read(self, item: Any) -> Tensor:
         """Decode a path, bytes, a file object (a video gives its sound), or a pair (waveform, rate).
@@ -107,21 +116,21 @@ class AudioProcessor(Processor):
         return [_normalised(of_item) for of_item in mel.split(counts)]
 
     def cut(self, features: np.ndarray, rng: np.random.Generator | None = None) -> Pieces:
-        room = self.max_tokens // self.bands * self.frames
+        room = self.max_tokens // self.bands * self.patch_frames
         part = features[crop(len(features), room, rng)]
         return self._patches(part, features.min(), shortened=len(part) < len(features))
 
     def windows(self, features: np.ndarray) -> list[Pieces]:
-        room = self.max_tokens // self.bands * self.frames
+        room = self.max_tokens // self.bands * self.patch_frames
         floor = features.min()
         return [self._patches(features[i : i + room], floor) for i in range(0, len(features), room)]
 
     def _patches(self, part: np.ndarray, floor: float, shortened: bool = False) -> Pieces:
         """Patches in order of time, then frequency; the one at (t, band) stands at (t, t + band, t)."""
-        missing = -len(part) % self.frames
+        missing = -len(part) % self.patch_frames
         if missing:
             part = np.concatenate([part, np.broadcast_to(floor, (missing, part.shape[1]))])
-        values = rearrange(part, "(t f) (band m) -> (t band) (f m)", f=self.frames, band=self.bands)
+        values = rearrange(part, "(t f) (band m) -> (t band) (f m)", f=self.patch_frames, band=self.bands)
         time, band = np.divmod(np.arange(len(values)), self.bands)
         return Pieces(np.ascontiguousarray(values), np.stack([time, time + band, time], axis=1), shortened)
 
@@ -285,7 +294,7 @@ class AudioTokenizer(Tokenizer):
 
     def __init__(self, processor: AudioProcessor, dim: int):
         super().__init__(processor, dim)
-        self.stem = Stem(processor.frames, processor.mels // processor.bands, 1, dim, processor.merges)
+        self.stem = Stem(processor.patch_frames, processor.mels // processor.bands, 1, dim, processor.merges)
 
     def forward(self, values: Tensor, counts: list[int]) -> Tensor:
         return self.stem(values)

@@ -291,11 +291,13 @@ class Index:
         kind: Any = table.schema.field("embedding").type if "embedding" in table.column_names else None
         fits = kind is not None and pa.types.is_fixed_size_list(kind) and kind.value_type == pa.float32()
         metadata = table.schema.metadata or {}
-        if tuple(table.column_names) != COLUMNS or not fits or MODEL_KEY not in metadata:
+        if tuple(table.column_names) != COLUMNS or not fits:
             raise UnitxError(
                 f"{self.path} is no index: its columns are {', '.join(table.column_names) or 'none'} "
                 f"(an index, made by `unitx embed`, has {', '.join(COLUMNS)}); name another file"
             )
+        if MODEL_KEY not in metadata:
+            raise UnitxError(f"{self.path} does not say which model its embeddings are of: make a new index")
         self._model = json.loads(metadata[MODEL_KEY])
         self._fingerprints = table.column("fingerprint").to_pylist()
         self._modalities = table.column("modality").to_pylist()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -70,18 +73,21 @@ def without_lora(backbone: Backbone) -> dict[str, Tensor]:
     return {name.replace(".base.", "."): value for name, value in bypassed.items()}
 
 
-def set_gates(backbone: Backbone, layout: Layout, frozen: list[bool]) -> None:
-    """Let the adapters pass by every sequence that consists of frozen modalities alone.
+@contextmanager
+def gated(backbone: Backbone, layout: Layout, frozen: list[bool]) -> Iterator[None]:
+    """Within it the adapters leave out every sequence that consists of frozen modalities alone.
 
     Args:
         frozen: whether a modality is, by its number.
     """
     free = (~torch.tensor(frozen, device=layout.device)[layout.modality]).float()
     touched = free.new_zeros(len(layout)).index_add(0, layout.segments, free) > 0
-    gate = touched[layout.segments].float()[:, None]
-    for module in backbone.modules():
-        if isinstance(module, LoRA):
-            module.gate = gate
+    adapters = [module for module in backbone.modules() if isinstance(module, LoRA)]
+    for adapter in adapters:
+        adapter.gate = touched[layout.segments].float()[:, None]
+    yield
+    for adapter in adapters:
+        adapter.gate = None
 
 
 def _linears(backbone: Backbone) -> list[tuple[nn.Module, str]]:

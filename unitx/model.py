@@ -16,7 +16,7 @@ from unitx import embedding, generation
 from unitx.backbone import Backbone
 from unitx.config import BackboneConfig
 from unitx.errors import UnitxError
-from unitx.lora import add_lora, has_lora, set_gates
+from unitx.lora import add_lora, gated, has_lora
 from unitx.recipe import FORMAT, from_dict
 from unitx.registry import TASKS, TOKENIZERS
 from unitx.task import Task, TaskInfo
@@ -148,9 +148,11 @@ class Model(nn.Module):
 
     def encode(self, batch: Batch, **inside: Any) -> Tokens:
         """The backbone's output for a batch; keyword arguments go to `Backbone.forward`."""
-        if self.frozen:
-            set_gates(self.backbone, batch.layout, [m in self.frozen for m in self.modalities])
-        return self.backbone(self.embed_pieces(batch), **inside)
+        tokens = self.embed_pieces(batch)
+        if not self.frozen:
+            return self.backbone(tokens, **inside)
+        with gated(self.backbone, batch.layout, [m in self.frozen for m in self.modalities]):
+            return self.backbone(tokens, **inside)
 
     def forward(self, batch: Batch, counts: dict[str, float] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum over tasks of their mean losses.
