@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from PIL import Image
 from small_models import CLASSES, PAIRS, SPACE, STORIES, picture, small_model, sound
 
 from unitx import embedding
@@ -334,3 +335,10 @@ def test_a_task_without_labels_says_so_before_any_item_is_read() -> None:
     for call in (Model.predict, Model.predict_proba):
         with pytest.raises(UnitxError, match=r"'pairs' .* does not predict labels"):
             call(small_model(PAIRS), [Path("nowhere.png")])
+
+
+def test_an_item_may_stand_in_a_list_several_times(model: Model, tmp_path: Path) -> None:
+    picture(0, 900, 900).save(tmp_path / "large.png")
+    with Image.open(tmp_path / "large.png") as lazy:  # not decoded yet
+        found = model.embed([lazy] * 12)
+    np.testing.assert_allclose(found, model.embed([tmp_path / "large.png"]).repeat(12, 0), atol=1e-6)
