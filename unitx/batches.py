@@ -7,9 +7,9 @@ about `batch_tokens` tokens.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -328,12 +328,12 @@ def plan_rows(preparer: Preparer, feeds: list[Feed], batch_tokens: int, seed: in
         feed.rows = max(1, min(round(share / np.mean(list(tokens.values()))), 10 * len(feed.source)))
 
 
-def data_loader(dataset: Dataset, order: Sequence[int] | None, workers: int | None) -> DataLoader:
+def data_loader(dataset: Dataset, order: Sequence[int], workers: int | None) -> DataLoader:
     """Batches in order, prepared by forked workers where the system forks, else in this process.
 
     A spawned worker would import the user's script again, and so ask for an `if __name__ == "__main__"` guard.
     """
-    if "fork" not in multiprocessing.get_all_start_methods() or os.name != "posix" or _is_mac():
+    if sys.platform != "linux":  # forking after Objective-C has started crashes on a Mac
         workers = 0
     elif workers is None:
         # A worker beside two busy cores slows each step by more than it takes off it.
@@ -342,12 +342,6 @@ def data_loader(dataset: Dataset, order: Sequence[int] | None, workers: int | No
     # A generator of its own: else every loader would draw from the global one, and a run that goes on would differ.
     own = torch.Generator()
     return DataLoader(dataset, batch_size=None, sampler=order, num_workers=workers, generator=own, **settings)
-
-
-def _is_mac() -> bool:
-    import sys
-
-    return sys.platform == "darwin"  # forking after Objective-C has started crashes there
 
 
 def _start_worker(_: int) -> None:

@@ -145,7 +145,8 @@ def _open_task(recipe: Recipe, task: TaskRecipe, shared: Shared, known: TaskInfo
     if given is None:
         raise UnitxError(f"task '{name}' has no data: give a folder or a file with --data")
     kind = TASKS.get(task.kind)
-    reads = _parse_reads(task.reads or recipe.reads)
+    reads = task.reads or recipe.reads
+    reads = parse_reads(reads) if isinstance(reads, str) else reads
     label = task.label or recipe.label
     test = task.test if task.test is not None else recipe.test
     options = _options(recipe, task)
@@ -197,10 +198,6 @@ def _processors(recipe: Recipe, feeds: list[Feed], base: Model | None, facts: li
         if modality in old:
             facts.append(f"the model keeps its own {modality} tokenizer; the recipe's options for one are not used")
     return old | {modality: _new_processor(recipe, modality, feeds) for modality in sorted(read - set(old))}
-
-
-def _parse_reads(reads: str | dict[str, str] | None) -> dict[str, str] | None:
-    return parse_reads(reads) if isinstance(reads, str) else reads
 
 
 def _options(recipe: Recipe, task: TaskRecipe) -> dict[str, Any]:

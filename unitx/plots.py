@@ -14,7 +14,8 @@ def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
     Args:
         history: lines of metrics.jsonl: training lines with "loss", evaluation lines with "held_out".
     """
-    figure, (losses, scores) = _figure(11, 4, 1, 2)
+    figure = new_figure(11, 4)
+    losses, scores = figure.subplots(1, 2)
     steps = [line["step"] for line in history if "loss" in line]
     for name in sorted({key for line in history for key in line if key == "loss" or key.endswith("/loss")}):
         values = [line.get(name) for line in history if "loss" in line]
@@ -48,7 +49,8 @@ def draw_space(
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
     from sklearn.manifold import TSNE
 
-    figure, axes = _figure(12, 12)
+    figure = new_figure(12, 12)
+    axes = figure.subplots()
     chosen = {sense: np.unique(concept_of[sense], return_index=True)[1] for sense in vectors}
     stacked = np.concatenate([vectors[sense][places] for sense, places in chosen.items()])
     perplexity = min(20, max(2, len(stacked) // 4))
@@ -86,7 +88,8 @@ def draw_search(
         gallery: pictures and their (n, dim) unit vectors.
     """
     pictures, vectors = gallery
-    figure, grid = _figure(9, 1.25 * len(queries) + 1, len(queries), 6)
+    figure = new_figure(9, 1.25 * len(queries) + 1)
+    grid = figure.subplots(len(queries), 6)
     for (sense, item, vector), row in zip(queries, grid, strict=True):
         _draw_query(row[0], sense, item)
         similarity = vectors @ vector
@@ -113,10 +116,11 @@ def _draw_query(axes: Any, sense: str, item: Any) -> None:
         axes.set_xlabel(f"spoken: {said}", fontsize=8, labelpad=2)
 
 
-def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
+def new_figure(width: float, height: float) -> Any:
+    """A matplotlib figure that pyplot knows nothing of, in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns)
+    return figure

@@ -23,6 +23,7 @@ from unitx.errors import UnitxError
 from unitx.evaluation import task_outputs
 from unitx.media import describe
 from unitx.model import Model
+from unitx.plots import new_figure
 from unitx.source import name_of
 from unitx.task import Task, TaskInfo
 from unitx.worlds.emoji import EmojiWorld
@@ -272,17 +273,13 @@ def _thumbnail(feed: Feed, preparer: Preparer, row: int) -> tuple[str, Any]:
 
 def draw_report(report: Report, thumbnails: list[tuple[str, Any]]) -> None:
     """Write `report.png` in its folder: the confusion matrix, precision and recall by class, the worst mistakes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     assert report.folder is not None
     present = [i for i, row in enumerate(report.classes) if row["support"]]
     shown = len(_matrix_classes(report)) if report.confusion is not None else BARS
     top = min(max(5.0, 2.5 + 0.11 * shown), 13.0)
     columns, row = _grid(thumbnails)
     bottom = 0.5 + row * -(-len(thumbnails) // columns)
-    figure: Any = Figure(figsize=(max(15.0, 1.6 * top), top + bottom), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(max(15.0, 1.6 * top), top + bottom)
     upper, lower = figure.subfigures(2, 1, height_ratios=[top, bottom])
     left, right = upper.subplots(1, 2, width_ratios=[1.5, 1])
     if report.confusion is not None:

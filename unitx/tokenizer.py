@@ -59,6 +59,7 @@ class Tokenizer(nn.Module):
 
     Attributes:
         processor: its data half.
+        dim: the width of its vectors, which is the backbone's.
         Processor: the class of its data half; its fields are the modality's options in a recipe.
     """
 

@@ -4,8 +4,8 @@
     python tests/benchmarks/against_usual.py python --minutes 10
 
 `digits`: a ViT of timm, AdamW with warm-up and cosine, padded square batches. `python`: transformers' GPT-2 with AdamW.
-Both get the rows and the held-out rows that unitx's recipe uses, and the same tokens a step. The usual models' pixels and
-ids are made before their clock starts; unitx prepares its items while its clock runs.
+Both get the rows and the held-out rows that unitx's recipe uses, and the same tokens a step. The usual models' pixels
+and ids are made before their clock starts; unitx prepares its items while its clock runs.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ ACCENTS = {
 }
 
 SYNCHRONOUS, DO_NOT_EXIT, UTF8, BY_CHARACTER = 2, 0x8000, 1, 1  # of speak_lib.h
-PARAMETERS = {"speed": 1, "volume": 2, "pitch": 3, "range": 4}
+PARAMETERS = {"speed": 1, "pitch": 3, "range": 4}
 Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
 
 
@@ -64,9 +64,7 @@ def variants() -> list[str]:
     return sorted(file.name for file in Path(_loader().get_data_path(), "voices", "!v").iterdir())
 
 
-def synthesize(
-    text: str, voice: str, *, speed: int = 175, pitch: int = 50, range: int = 50, volume: int = 100
-) -> tuple[np.ndarray, int]:
+def synthesize(text: str, voice: str, *, speed: int = 175, pitch: int = 50, range: int = 50) -> tuple[np.ndarray, int]:
     """Say something.
 
     Args:
@@ -74,7 +72,6 @@ def synthesize(
         voice: such as "en" or "en-us+f2".
         speed: words a minute, 80 to 450.
         pitch: 0 to 100, `range` (of intonation) likewise; 50 is usual.
-        volume: 0 to 200.
 
     Returns: a float32 waveform (n,) in -1 … 1 without silence at the ends, and its rate, 22,050 Hz.
 
@@ -86,7 +83,7 @@ def synthesize(
     with _lock:
         espeak = _espeak()
         espeak.set_voice(voice)
-        for name, value in (("speed", speed), ("pitch", pitch), ("range", range), ("volume", volume)):
+        for name, value in (("speed", speed), ("pitch", pitch), ("range", range)):
             espeak.library.espeak_SetParameter(PARAMETERS[name], int(value), 0)
         waveform = espeak.say(text)
     waveform = _trim(waveform)
