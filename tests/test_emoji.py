@@ -18,7 +18,7 @@ SOME = ["🐱", "🚗", "🍌"]
 
 
 def test_more_languages_give_names_more_rows() -> None:
-    for count, rows_of in {1: (4, 3, 1), 3: (4, 3, 1), 4: (4, 4, 2), 10: (4, 10, 4)}.items():
+    for count, rows_of in {1: (4, 3, 1), 3: (4, 3, 1), 4: (4, 4, 2), 10: (10, 10, 4)}.items():
         languages = ("en", "es", "fr", "de", "it", "pt", "ru", "tr", "ko", "zh")[:count]
         views = EmojiWorld(languages=languages).views
         assert tuple(views.count(kind) for kind in ("image", "audio", "text")) == rows_of

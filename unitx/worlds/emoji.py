@@ -26,7 +26,7 @@ from unitx.worlds import pictures, speech
 COLUMNS = ["image", "text", "audio", "concept", "language"]
 PARTS = ("train", "validation", "test")
 
-PICTURES = 4  # rows of a concept that show it; see `EmojiWorld.views`
+PICTURES = 4  # rows of a concept that show it, at least; see `EmojiWorld.views`
 
 # How far the validation and test part vary: pictures and sound as people send them, not distorted as in training.
 HELD_OUT_STRENGTH = 0.5
@@ -110,10 +110,11 @@ class EmojiWorld:
 
     @cached_property
     def views(self) -> list[str]:
-        """The column that each row of a concept fills: four pictures, a spoken name for each language that can be
-        spoken (three at least), and a written one for three languages, since those are learned soonest."""
+        """The column that each row of a concept fills: a spoken name for each language that can be spoken (three at
+        least), as many pictures (four at least), and a written name for three languages, since those are learned
+        soonest."""
         spoken = max(3, len(self.spoken))
-        seen_and_heard = zip_longest(["image"] * PICTURES, ["audio"] * spoken)
+        seen_and_heard = zip_longest(["image"] * max(PICTURES, spoken), ["audio"] * spoken)
         written = ["text"] * -(-len(self.languages) // 3)
         return [view for pair in seen_and_heard for view in pair if view] + written
 
