@@ -164,7 +164,8 @@ def predicting_task(model: Model) -> str:
 def _predicting_head(model: Model, task: str | None) -> Task:
     """The head that is meant; one that does not predict says so before any work."""
     head = model.head(task or predicting_task(model))
-    if not head.info.labels and type(head).answers is Task.answers:
+    silent = not head.info.labels or type(head).probabilities is Task.probabilities
+    if silent and type(head).answers is Task.answers:
         Task.probabilities(head, torch.zeros(0))
     return head
 
