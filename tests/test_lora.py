@@ -123,7 +123,7 @@ def test_frozen_text_is_generated_as_before():
     before = model.generate(["ab", "a longer one"], max_tokens=8, temperature=0)
     model.add_adapters(["text"])
     turn_adapters(model)
-    states(model)  # leaves gates of another batch behind
+    states(model)  # gates of another batch are gone after it
     assert model.generate(["ab", "a longer one"], max_tokens=8, temperature=0) == before
 
 

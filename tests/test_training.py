@@ -403,7 +403,7 @@ def test_what_was_shortened_is_said(tmp_path: Path, capfd: pytest.CaptureFixture
     rows = [{"text": "a long story " * 9, "label": "long"}, {"text": "short", "label": "short"}] * 10
     settings = {**TINY, "data": rows, "test": rows, "reads": "text", "label": "label", "steps": 4, "evaluations": 1}
     recipe = Recipe(tasks={"kinds": TaskRecipe("classify")})
-    unitx.train(recipe, out=str(tmp_path / "run"), **{**settings, "data": rows})
+    unitx.train(recipe, out=str(tmp_path / "run"), **settings)
     said = capfd.readouterr().err
     assert re.search(r"text: \d+ times \((4|5)\d%\) an item longer than max_tokens gave a random part", said)
     assert "text: 10 held-out items longer than max_tokens were judged by their beginning" in said

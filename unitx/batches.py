@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from unitx.augment import Augment, mix_pictures
 from unitx.data import Source, read_rows
 from unitx.errors import BadItem, UnitxError
-from unitx.media import DECODERS, one_reader
+from unitx.media import DECODERS
 from unitx.registry import TASKS
 from unitx.task import TaskInfo
 from unitx.tokenizer import Processor
@@ -88,13 +88,9 @@ class Preparer:
 
     def _read(self, example: Example) -> list[tuple[str, Any]] | BadItem:
         try:
-            return [(modality, self._read_item(modality, item)) for modality, item in example.parts]
+            return [(modality, self.processors[modality].read_alone(item)) for modality, item in example.parts]
         except BadItem as error:
             return error
-
-    def _read_item(self, modality: str, item: Any) -> Any:
-        with one_reader(item):
-            return self.processors[modality].read(item)
 
     def features(self, read: Sequence[list[tuple[str, Any]]]) -> list[list[tuple[str, Any]]]:
         """The features of what `read` gave, for many examples: each modality's in one call."""

@@ -109,7 +109,7 @@ def check_columns(
         for column, modality in reads.items():
             notes += _check_cells(table, rows, column, modality)
     if label:
-        notes += _check_label(source, label, multi, evaluated or multi)
+        notes += _check_label(source, label, multi, evaluated)
     return notes
 
 
@@ -127,11 +127,11 @@ def _check_there(source: Source, column: str, label: str | None) -> None:
     raise UnitxError(f"{name_of(source)} has no column '{column}' ({flag}); it has: {', '.join(columns)}{hint}")
 
 
-def _check_label(source: Source, label: str, multi: bool, one_will_do: bool) -> list[str]:
+def _check_label(source: Source, label: str, multi: bool, evaluated: bool) -> list[str]:
     names, counts = labels_of(source, label, multi)
     if not names:
         raise UnitxError(f"{name_of(source)}: the label column '{label}' is empty: name another with --label")
-    if len(names) == 1 and not one_will_do:
+    if len(names) == 1 and not (multi or evaluated):
         raise UnitxError(
             f"{name_of(source)}: one class only in '{label}', '{names[0]}' ({counts[0]:,} rows): "
             "there is nothing to tell apart; give data of at least two classes, or another --label"

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unitx.errors import BadItem, UnitxError
-from unitx.media import DECODERS, MEDIA, describe, is_missing_file, modality_of, named_file, one_reader, suffix_modality
+from unitx.media import DECODERS, MEDIA, describe, is_missing_file, modality_of, named_file, suffix_modality
 from unitx.task import Answer, Task, TaskInfo
 from unitx.tokens import Prepared, Tokens, collate, pack
 
@@ -332,15 +332,11 @@ def _read(
 
     processors = model.processors
 
-    def read(modality: str, item: Any) -> Any:
-        with one_reader(item):
-            return processors[modality].read(item)
-
     def windows(parts: list[tuple[str, Any]] | BadItem) -> list[Prepared] | BadItem:
         if isinstance(parts, BadItem):
             return parts
         try:
-            features = [(m, processors[m].features(read(m, item))) for m, item in parts]
+            features = [(m, processors[m].features(processors[m].read_alone(item))) for m, item in parts]
         except BadItem as error:
             return error
         if len(features) == 1:

@@ -82,12 +82,15 @@ def gated(backbone: Backbone, layout: Layout, frozen: list[bool]) -> Iterator[No
     """
     free = (~torch.tensor(frozen, device=layout.device)[layout.modality]).float()
     touched = free.new_zeros(len(layout)).index_add(0, layout.segments, free) > 0
+    gate = touched[layout.segments].float()[:, None]
     adapters = [module for module in backbone.modules() if isinstance(module, LoRA)]
     for adapter in adapters:
-        adapter.gate = touched[layout.segments].float()[:, None]
-    yield
-    for adapter in adapters:
-        adapter.gate = None
+        adapter.gate = gate
+    try:
+        yield
+    finally:
+        for adapter in adapters:
+            adapter.gate = None
 
 
 def _linears(backbone: Backbone) -> list[tuple[nn.Module, str]]:

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from unitx.errors import BadItem, UnitxError
@@ -34,15 +33,6 @@ TEXT_SUFFIXES = _suffixes("txt text md rst tex py c h cpp hpp java js ts go rs r
 SUFFIXES = {"image": IMAGE_SUFFIXES, "audio": AUDIO_SUFFIXES, "video": VIDEO_SUFFIXES, "text": TEXT_SUFFIXES}
 MEDIA = ("image", "audio", "video")  # modalities whose items are files
 DECODERS = 4  # threads that decode files at once: decoders let go of Python's lock
-
-
-_LOCKS = [Lock() for _ in range(64)]
-
-
-def one_reader(item: Any) -> Lock:
-    """A lock to hold while an item is read: a picture that is opened lazily, or a file object, may stand several times
-    in a list, and two threads that read it at once break it."""
-    return _LOCKS[id(item) // 16 % len(_LOCKS)]
 
 
 def suffix_modality(path: str | Path) -> str | None:

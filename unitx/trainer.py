@@ -190,7 +190,7 @@ class Trainer:
             for name, value in found.items():
                 task = name.split("/")[0]
                 metrics[name] += float(value) * (batch.targets[task].count / held[task])
-        if not math.isfinite(metrics.get("loss", 0.0)):
+        if not math.isfinite(metrics["loss"]):
             raise UnitxError(f"the loss is not finite at step {self.progress.step}: train with a lower --lr")
         self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.recipe.clip)
         for optimizer in self.optimizers:
@@ -199,9 +199,9 @@ class Trainer:
         return metrics
 
     def _of_processes(self, *mine: float) -> Tensor:
-        """(processes, values): what each process has found."""
+        """(processes, values), on the host: what each process has found."""
         found: Tensor = self.accelerator.gather(torch.tensor(mine, dtype=torch.float32, device=self.accelerator.device))
-        return found.view(-1, len(mine))
+        return found.view(-1, len(mine)).cpu()
 
     def _global_counts(self, micro_batches: int, held: dict[str, int]) -> dict[str, float]:
         """Task → what its sum over this process's micro-batches is divided by, from its count in them.
