@@ -48,6 +48,7 @@ class ImageProcessor(Processor):
         max_tokens: the most patches that a picture becomes.
         patch: side of a patch in pixels.
         merges: of 2 × 2 neighbours, before a patch is embedded; 0 for one linear map (ViT).
+        orientations: of the gradients that stand beside the colours of a pixel; 0 for colours alone (ViT).
         mean: of red, green and blue in 0 to 1; taken off.
         std: divided by afterwards.
 
@@ -57,12 +58,13 @@ class ImageProcessor(Processor):
 
     patch: int = 16
     merges: int = 3
+    orientations: int = 8
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
 
     def __post_init__(self) -> None:
         check_whole(self, "max_tokens", "patch")
-        check_whole(self, "merges", least=0)
+        check_whole(self, "merges", "orientations", least=0)
         # A configuration read from YAML or JSON brings lists.
         for name in ("mean", "std"):
             value = tuple(getattr(self, name))
@@ -215,7 +217,7 @@ class ImageTokenizer(Tokenizer):
 
     def __init__(self, processor: ImageProcessor, dim: int):
         super().__init__(processor, dim)
-        self.stem = Stem(processor.patch, processor.patch, 3, dim, processor.merges)
+        self.stem = Stem(processor.patch, processor.patch, 3, dim, processor.merges, processor.orientations)
 
     def forward(self, values: Tensor, counts: list[int]) -> Tensor:
         return self.stem(values)

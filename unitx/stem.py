@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from unitx.backbone import Linear
 
 GELU_GAIN = 1.6  # restores the RMS of normally distributed values after a GELU
+FAINT = 0.002  # the energy of gradients below which a patch counts as even: about a step of 4 % of the range
 
 
 class Stem(nn.Module):
@@ -27,11 +30,15 @@ class Stem(nn.Module):
         height, width, channels: of a patch.
         dim: of the vectors.
         merges: fewer are done where a side stops being even.
+        orientations: of the gradients that stand beside each pixel's channels (see `oriented_gradients`); none where a
+            side is a single pixel.
     """
 
-    def __init__(self, height: int, width: int, channels: int, dim: int, merges: int):
+    def __init__(self, height: int, width: int, channels: int, dim: int, merges: int, orientations: int = 0):
         super().__init__()
         self.shape = height, width, channels
+        self.orientations = orientations if min(height, width) > 1 else 0
+        channels += self.orientations
         while height % 2**merges or width % 2**merges:
             merges -= 1
         places = height * width // 4**merges
@@ -46,6 +53,29 @@ class Stem(nn.Module):
     def forward(self, patches: Tensor) -> Tensor:
         """(n, height · width · channels), in this order, → (n, dim)."""
         x = patches.view(-1, *self.shape)
+        if self.orientations:
+            x = torch.cat([x, oriented_gradients(x, self.orientations)], dim=-1)
         for merge in self.merge:
             x = F.gelu(merge(rearrange(x, "n (h p) (w q) c -> n h w (p q c)", p=2, q=2)))
         return self.embed(x.flatten(1))
+
+
+def oriented_gradients(patches: Tensor, count: int) -> Tensor:
+    """How strongly brightness changes at each pixel, in each of `count` directions; dark to light or light to dark is one.
+
+    A gradient is shared between the two nearest directions and divided by the RMS of its patch's: what stays is the
+    course of edges, which artists and cameras agree on more than on colours and shades. The cells of HOG (Dalal &
+    Triggs 2005), left for the stem to sum up.
+
+    Args:
+        patches: (n, height, width, channels), height and width at least 2.
+
+    Returns: (n, height, width, count), at an RMS of about 1, in the patches' dtype.
+    """
+    down, across = torch.gradient(patches.float().mean(-1), dim=(1, 2))
+    energy = down.square() + across.square()
+    size = torch.sqrt(energy / (energy.mean((1, 2), keepdim=True) + FAINT))
+    direction = torch.atan2(down, across) * (count / math.pi)  # half a turn is `count` steps
+    away = (direction[..., None] - torch.arange(count, device=patches.device)).remainder(count)
+    share = (1 - torch.minimum(away, count - away)).clamp(min=0)
+    return (count**0.5 * share * size[..., None]).to(patches.dtype)

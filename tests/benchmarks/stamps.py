@@ -1,0 +1,103 @@
+"""Tables for the recipes, of files that people drew, recorded and translated: Tux Paint's stamps, and licences.
+
+    apt-get install tuxpaint-stamps-default
+    python tests/benchmarks/stamps.py /usr/share/tuxpaint/stamps stamps/
+
+Writes into stamps/: kinds.csv (columns image, kind), sounds.csv and sounds-test.csv (audio, language), names.csv and
+names-test.csv (text, language), licences.txt, pairs.csv and pairs-test.csv (image, text: drawings of a hundred emoji,
+made by `unitx.worlds`, with a name in one of three languages). What is tested is never trained on: a stamp of the test
+tables occurs in the others neither spoken nor written.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+
+from unitx.worlds.emoji import EmojiWorld
+
+LANGUAGES = 11  # the most frequent of the recordings
+NAMES = 900  # of a language's names at least
+PAIRS, PAIRS_TEST = 4_000, 400
+SPOKEN = re.compile(r"(.+)_desc_(\w+)\.ogg")
+NAMED = re.compile(r"([\w@]+)\.utf8=(.+)")
+LICENCES = Path("/usr/share/common-licenses")
+
+
+def main(stamps: Path, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    pictures = sorted(stamps.rglob("*.png"))
+    write(out / "kinds.csv", ["image", "kind"], ((p, p.relative_to(stamps).parts[0]) for p in pictures))
+    write_parts(out, "sounds", ["audio", "language"], often(recordings(stamps), LANGUAGES))
+    write_parts(out, "names", ["text", "language"], often(names(stamps), None))
+    texts = (file.read_text("utf-8", "replace") for file in sorted(LICENCES.iterdir()) if not file.is_symlink())
+    (out / "licences.txt").write_text("\n\n".join(texts))
+    for part, count, name in (("train", PAIRS, "pairs"), ("test", PAIRS_TEST, "pairs-test")):
+        write(out / f"{name}.csv", ["image", "text"], pairs(out / name, part, count))
+
+
+def recordings(stamps: Path) -> list[tuple[str, Path, str]]:
+    """(stamp, file, language) of each spoken description."""
+    found = ((SPOKEN.fullmatch(file.name), file) for file in sorted(stamps.rglob("*.ogg")))
+    return [(str(file.parent / match[1]), file, match[2]) for match, file in found if match]
+
+
+def names(stamps: Path) -> list[tuple[str, str, str]]:
+    """(stamp, description, language)."""
+    found = []
+    for file in sorted(stamps.rglob("*.txt")):
+        first, *others = file.read_text("utf-8", "replace").splitlines()
+        matches = [match for line in others if (match := NAMED.fullmatch(line))]
+        stamp = str(file.with_suffix(""))
+        found += [(stamp, first, "en"), *((stamp, match[2].strip(), match[1]) for match in matches)]
+    return [row for row in found if row[1].strip()]
+
+
+def often(rows: list, languages: int | None) -> list:
+    """The rows of the most frequent languages, or of all with `NAMES` rows or more."""
+    counts = Counter(row[2] for row in rows).most_common(languages)
+    kept = {language for language, count in counts if languages or count >= NAMES}
+    return [row for row in rows if row[2] in kept]
+
+
+def write_parts(out: Path, name: str, header: list[str], rows: list) -> None:
+    """A tenth of the stamps to the test table."""
+    for file, tested in ((f"{name}.csv", False), (f"{name}-test.csv", True)):
+        write(out / file, header, (row[1:] for row in rows if (crc32(row[0].encode()) % 10 == 0) == tested))
+
+
+def pairs(folder: Path, part: str, count: int) -> Iterator[tuple[Path, str]]:
+    """Drawings, as files, each with a name."""
+    world = EmojiWorld(part=part)
+    of_label = dict(zip(world.labels, world.names.values(), strict=True))
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+    made = index = 0
+    while made < count:
+        row = world.row(index % len(world), rng)
+        index += 1
+        if row["image"] is not None:
+            file = folder.absolute() / f"{made}.png"
+            row["image"].save(file)
+            yield file, str(rng.choice(list(of_label[row["concept"]].values())))
+            made += 1
+
+
+def write(file: Path, header: list[str], rows: Iterator) -> None:
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]).resolve(), Path(sys.argv[2]))
