@@ -77,7 +77,7 @@ def test_known_grids():
 
 def test_patches_are_those_of_a_convolution():
     torch.manual_seed(0)
-    processor = ImageProcessor(max_tokens=24, patch=4, merges=0)
+    processor = ImageProcessor(max_tokens=24, patch=4, merges=0, orientations=0)
     tokenizer = ImageTokenizer(processor, 10)
     embed = tokenizer.stem.embed
     pixels = processor.features(processor.read(noise(40, 60)))

@@ -1,13 +1,16 @@
-"""Stems of patches, against PyTorch's convolutions."""
+"""Stems of patches, against PyTorch's convolutions; oriented gradients, against NumPy pixel by pixel."""
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 
-from unitx.stem import Stem
+from unitx.stem import FAINT, Stem, oriented_gradients
 
 
 @pytest.mark.parametrize(
@@ -46,3 +49,51 @@ def test_a_new_stem_keeps_the_scale_of_its_patches(shape: tuple[int, int, int], 
 
 def test_no_patches() -> None:
     assert Stem(8, 8, 3, 16, 3)(torch.zeros(0, 192)).shape == (0, 16)
+
+
+def test_oriented_gradients_pixel_by_pixel() -> None:
+    rng, count = np.random.default_rng(0), 6
+    patches = rng.standard_normal((3, 5, 7, 3)).astype(np.float32)
+    found = oriented_gradients(torch.from_numpy(patches), count).numpy()
+    for patch, of_patch in zip(patches.mean(-1), found, strict=True):
+        down, across = np.gradient(patch)
+        rms = math.sqrt((down**2 + across**2).mean() + FAINT)
+        for y, x in np.ndindex(patch.shape):
+            steps = math.atan2(down[y, x], across[y, x]) % math.pi / math.pi * count
+            low = int(steps) % count
+            expected = np.zeros(count)
+            expected[low] += (1 - steps % 1) * math.hypot(down[y, x], across[y, x]) / rms
+            expected[(low + 1) % count] += steps % 1 * math.hypot(down[y, x], across[y, x]) / rms
+            np.testing.assert_allclose(of_patch[y, x], math.sqrt(count) * expected, atol=1e-4)
+
+
+def test_oriented_gradients_know_neither_brightness_nor_contrast_nor_sign() -> None:
+    torch.manual_seed(0)
+    patches = torch.randn(20, 8, 8, 3)
+    expected = oriented_gradients(patches, 8)
+    for other in (patches + 0.3, -patches, 3 * patches):
+        torch.testing.assert_close(oriented_gradients(other, 8), expected, atol=0.02, rtol=0.02)
+    assert oriented_gradients(torch.full((1, 8, 8, 3), 0.7), 8).abs().max() == 0
+
+
+def test_a_turned_patch_has_turned_gradients() -> None:
+    torch.manual_seed(0)
+    patches = torch.randn(4, 8, 8, 1)
+    turned = oriented_gradients(patches.rot90(1, (1, 2)), 8)
+    torch.testing.assert_close(
+        turned.rot90(-1, (1, 2)), oriented_gradients(patches, 8).roll(4, -1), atol=1e-4, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("merges", [0, 3])
+def test_a_stem_sees_the_gradients_beside_the_channels(merges: int) -> None:
+    torch.manual_seed(0)
+    stem, blind = Stem(8, 8, 3, 48, merges, orientations=8), Stem(8, 8, 11, 48, merges)
+    blind.load_state_dict(stem.state_dict())
+    patches = torch.randn(5, 8, 8, 3)
+    beside = torch.cat([patches, oriented_gradients(patches, 8)], dim=-1)
+    torch.testing.assert_close(stem(patches.flatten(1)), blind(beside.flatten(1)))
+
+
+def test_a_patch_of_one_pixel_has_no_gradients() -> None:
+    assert Stem(1, 1, 3, 16, 0, orientations=8).orientations == 0

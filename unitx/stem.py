@@ -61,11 +61,11 @@ class Stem(nn.Module):
 
 
 def oriented_gradients(patches: Tensor, count: int) -> Tensor:
-    """How strongly brightness changes at each pixel, in each of `count` directions; dark to light or light to dark is one.
+    """How strongly brightness changes at each pixel in each of `count` directions, of which opposite ones are one.
 
     A gradient is shared between the two nearest directions and divided by the RMS of its patch's: what stays is the
-    course of edges, which artists and cameras agree on more than on colours and shades. The cells of HOG (Dalal &
-    Triggs 2005), left for the stem to sum up.
+    course of edges, on which artists and cameras agree more than on shades. HOG (Dalal & Triggs 2005) before its
+    histograms, which are left for the stem to sum up.
 
     Args:
         patches: (n, height, width, channels), height and width at least 2.
