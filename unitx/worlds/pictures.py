@@ -305,18 +305,18 @@ def vary(
 
     Returns: RGB pictures (b, size, size, 3) uint8.
     """
-    u = np.stack([rng.random(24, dtype=np.float32) for rng in rngs])
+    u = np.stack([rng.random(18, dtype=np.float32) for rng in rngs])
     placed = _place(drawings, size, _quads(u[:, :7], rngs, strength, mirror))
-    ground = torch.from_numpy(_grounds(size, u[:, 8:10], rngs, strength, patterned))
-    pictures = torch.from_numpy(_lights(u[:, 10:15], strength)) @ placed
+    ground = torch.from_numpy(_grounds(size, u[:, 7:9], rngs, strength, patterned))
+    pictures = torch.from_numpy(_lights(u[:, 9:14], strength)) @ placed
     pictures += ground - placed[:, 3:] * ground / 255
-    for i in np.flatnonzero(u[:, 15] < 0.3 * (strength > 0)).tolist():
+    for i in np.flatnonzero(u[:, 14] < 0.3 * (strength > 0)).tolist():
         noise = rngs[i].standard_normal((3, size * size), dtype=np.float32)
-        pictures[i] += torch.from_numpy(noise * np.float32(12 * strength * u[i, 16]))
+        pictures[i] += torch.from_numpy(noise * np.float32(12 * strength * u[i, 15]))
     pictures = pictures.clamp_(0, 255).view(-1, 3, size, size)
-    blurred = np.flatnonzero(u[:, 17] < 0.3 * strength)
+    blurred = np.flatnonzero(u[:, 16] < 0.3 * strength)
     if len(blurred):
-        pictures[blurred] = _blur(pictures[blurred], (0.2 + 0.6 * u[blurred, 18]) * size / 32)
+        pictures[blurred] = _blur(pictures[blurred], (0.2 + 0.6 * u[blurred, 17]) * size / 32)
     return pictures.add_(0.5).to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
