@@ -11,7 +11,16 @@ import torch
 from PIL import Image
 
 from unitx.errors import BadItem, UnitxError
-from unitx.media import check_whole, crop, describe, modality_of, open_binary, suffix_modality
+from unitx.media import (
+    check_whole,
+    crop,
+    describe,
+    is_missing_file,
+    modality_of,
+    named_file,
+    open_binary,
+    suffix_modality,
+)
 from unitx.tokenizers.image import ImageProcessor
 
 
@@ -139,3 +148,11 @@ def test_check_whole_names_the_option():
     with pytest.raises(UnitxError, match="merges must be a whole number, 0 or more, not -1"):
         ImageProcessor(merges=-1)
     check_whole(ImageProcessor(merges=0), "patch")
+
+
+def test_a_tilde_is_the_home_of_whoever_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Image.new("RGB", (4, 4)).save(tmp_path / "cat.png")
+    assert modality_of("~/cat.png") == "image" and named_file("~/cat.png") == tmp_path / "cat.png"
+    assert is_missing_file("~/dog.png") and not is_missing_file("~/cat.png")
+    assert named_file("~/dog.png") == "~/dog.png"

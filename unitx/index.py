@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from unitx.errors import BadItem, UnitxError
 from unitx.folders import scan
-from unitx.media import describe, is_missing_file, suffix_modality
+from unitx.media import describe, is_missing_file, named_file, suffix_modality
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -220,10 +220,9 @@ class Index:
             raise UnitxError(f"{describe(item)}: an index holds texts and files; save it to a file and give its path")
         if os.path.isdir(item) and (isinstance(item, Path) or item.endswith(("/", os.sep))):
             raise UnitxError(f"{item} is a folder: add it by itself, index.add(model, {str(item)!r})")
-        known = suffix_modality(item)
-        named = is_missing_file(item) or (known is not None and os.path.isfile(os.path.expanduser(item)))
-        is_file = isinstance(item, Path) or (modality != "text" if modality else named)
-        kind = modality or (known if is_file else "text")
+        is_file = isinstance(named_file(item), Path) or is_missing_file(item)
+        is_file = isinstance(item, Path) or (modality != "text" if modality else is_file)
+        kind = modality or (suffix_modality(item) if is_file else "text")
         if kind is None:
             raise UnitxError(f"cannot tell what {item} is: pass modality= ({', '.join(model.modalities)})")
         model.check_reads(kind)

@@ -44,13 +44,16 @@ def suffix_modality(path: str | Path) -> str | None:
 def is_missing_file(item: Any) -> bool:
     """Whether a string looks like the path of a picture, sound or video, and there is no such file."""
     named = isinstance(item, str) and suffix_modality(item) in MEDIA and not any(c.isspace() for c in item)
-    return named and not os.path.exists(item)
+    return named and not os.path.exists(os.path.expanduser(item))
 
 
 def named_file(item: Any) -> Any:
     """A string that names an existing file of a known suffix as a `Path`, so that a text file is opened as others are;
-    anything else as it is."""
-    return Path(item) if isinstance(item, str) and suffix_modality(item) and os.path.isfile(item) else item
+    anything else as it is. "~" is the user's home."""
+    if not isinstance(item, str) or not suffix_modality(item):
+        return item
+    path = os.path.expanduser(item)
+    return Path(path) if os.path.isfile(path) else item
 
 
 def modality_of(item: Any) -> str | None:
@@ -63,7 +66,7 @@ def modality_of(item: Any) -> str | None:
     if isinstance(item, Path):
         return suffix_modality(item)
     if isinstance(item, str):
-        return (suffix_modality(item) if os.path.isfile(item) else None) or "text"
+        return (suffix_modality(item) if os.path.isfile(os.path.expanduser(item)) else None) or "text"
     if _is_picture(item):
         return "image"
     if isinstance(item, tuple) and len(item) == 2 and _is_array(item[0]) and not _is_array(item[1]):
