@@ -38,3 +38,11 @@ def test_the_library_is_cut_by_files_and_holds_them_whole():
     assert module in together
     assert sum(map(len, texts["train"])) > 5 * sum(map(len, texts["test"])) > 0
     assert not set(texts["train"]) & {text for text in texts["test"] if len(text) > 1000}
+
+
+def test_a_part_is_named_behind_the_world():
+    assert open_source("world:python:test").column("text") == python_library("test").column("text")
+    with pytest.raises(UnitxError, match="no part 'tset'; it has: train, test"):
+        open_source("world:python:tset")
+    with pytest.raises(UnitxError, match="world 'digits': .*'part'"):
+        open_source("world:digits:test")

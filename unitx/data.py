@@ -59,9 +59,9 @@ def open_source(data: Any, reads: dict[str, str] | None = None, label: str | Non
     """Whatever the user gave as data: a path, a name, or an object in memory.
 
     Accepted: a folder of class folders or a flat folder, of media or plain text; a CSV, TSV, JSONL or Parquet file
-    whose media columns hold paths relative to it; a plain text file; `world:NAME`, or {"world": NAME, option: …}; the
-    name of a data set on the hub ("user/name", "name", with ":split" where it is not train); a pandas DataFrame, a
-    pyarrow Table, a `datasets.Dataset`, a list of dictionaries, a dictionary of lists, a `Source`.
+    whose media columns hold paths relative to it; a plain text file; `world:NAME`, `world:NAME:PART` or {"world": NAME,
+    option: …}; the name of a data set on the hub ("user/name", "name", with ":split" where it is not train); a pandas
+    DataFrame, a pyarrow Table, a `datasets.Dataset`, a list of dictionaries, a dictionary of lists, a `Source`.
 
     Args:
         reads: column → modality; guessed where None.
@@ -79,7 +79,8 @@ def open_source(data: Any, reads: dict[str, str] | None = None, label: str | Non
 def _open_path(data: str | os.PathLike, reads: dict[str, str] | None, label: str | None) -> Source:
     name = os.fspath(data)
     if name.startswith("world:"):
-        return _open_world(name.removeprefix("world:"))
+        _, world, *part = name.split(":", 2)
+        return _open_world(world, **({"part": part[0]} if part else {}))
     path = Path(os.path.expanduser(name))
     try:
         if os.path.isdir(path):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from unitx.backbone import Linear
 
 GELU_GAIN = 1.6  # restores the RMS of normally distributed values after a GELU
-FAINT = 0.002  # the energy of gradients below which a patch counts as even: about a step of 4 % of the range
+FAINT = 0.002  # energy of gradients below which a patch counts as even: 2 % of the range from pixel to pixel
 
 
 class Stem(nn.Module):

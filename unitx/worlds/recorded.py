@@ -33,6 +33,9 @@ def python_library(part: str = "train") -> Source:
 
     Args:
         part: "train", or "test": every tenth file.
+
+    Raises:
+        UnitxError: another part.
     """
     from unitx.data import open_source
     from unitx.folders import cut_text
@@ -45,4 +48,6 @@ def python_library(part: str = "train") -> Source:
         pieces["test" if i % 10 == 9 else "train"] += cut_text(file.read_text("utf-8", errors="replace"))
     held_out = set(pieces["test"])  # some files repeat parts of others
     pieces["train"] = [piece for piece in pieces["train"] if piece not in held_out]
+    if part not in pieces:
+        raise UnitxError(f"Python's library has no part '{part}'; it has: {', '.join(pieces)}")
     return open_source({"text": pieces[part]}, {"text": "text"})
