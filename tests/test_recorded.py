@@ -44,5 +44,5 @@ def test_a_part_is_named_behind_the_world():
     assert open_source("world:python:test").column("text") == python_library("test").column("text")
     with pytest.raises(UnitxError, match="no part 'tset'; it has: train, test"):
         open_source("world:python:tset")
-    with pytest.raises(UnitxError, match="world 'digits': .*'part'"):
+    with pytest.raises(UnitxError, match=r"world 'digits': .*'part'"):
         open_source("world:digits:test")

@@ -40,14 +40,14 @@ def python_library(part: str = "train") -> Source:
     from unitx.data import open_source
     from unitx.folders import cut_text
 
+    pieces: dict[str, list[str]] = {"train": [], "test": []}
+    if part not in pieces:
+        raise UnitxError(f"Python's library has no part '{part}'; it has: {', '.join(pieces)}")
     folder = Path(sysconfig.get_paths()["stdlib"])
     left_out = {"site-packages", "test", "tests", "idlelib", "turtledemo", "lib2to3", "pydoc_data", "__pycache__"}
     files = [f for f in sorted(folder.rglob("*.py")) if not left_out & set(f.relative_to(folder).parts)]
-    pieces: dict[str, list[str]] = {"train": [], "test": []}
     for i, file in enumerate(files):
         pieces["test" if i % 10 == 9 else "train"] += cut_text(file.read_text("utf-8", errors="replace"))
     held_out = set(pieces["test"])  # some files repeat parts of others
     pieces["train"] = [piece for piece in pieces["train"] if piece not in held_out]
-    if part not in pieces:
-        raise UnitxError(f"Python's library has no part '{part}'; it has: {', '.join(pieces)}")
     return open_source({"text": pieces[part]}, {"text": "text"})
