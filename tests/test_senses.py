@@ -67,7 +67,7 @@ def test_it_knows_pictures_words_and_speech(language: str) -> None:
     """Of twenty concepts; what it reaches among all of them stands in its card."""
     world = EmojiWorld(concepts=20, languages=[language], part="test")
     shown = show(unitx.Model.from_pretrained("senses"), world)
-    for asking, least in (("image", 0.7), ("audio", 0.5)):  # chance: 0.05
+    for asking, least in (("image", 0.7), ("audio", 0.35)):  # chance: 0.05
         nearest = (shown.vectors[asking] @ shown.vectors["text"].T).argmax(1)
         right = shown.concept_of["text"][nearest] == shown.concept_of[asking]
         assert right.mean() >= least, (asking, right.mean())

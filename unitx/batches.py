@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from itertools import chain, groupby
+from itertools import chain, groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -233,8 +233,10 @@ class Steps(Dataset):
         # The sequences of a row stay together: those of a pair are each other's answers.
         pairs = zip(drawn, prepared, strict=True)
         of_rows = [list(found) for _, found in groupby(pairs, lambda pair: (pair[0].info.name, pair[0].row))]
-        size = max(1, -(-len(of_rows) // self.accumulate))
-        parts = [of_rows[i : i + size] for i in range(0, len(of_rows), size)]
+        # As many as asked for, so that all processes have as many, whether or not they have equally many rows.
+        count = min(self.accumulate, len(of_rows))
+        cuts = [len(of_rows) * i // count for i in range(count + 1)] if count else []
+        parts = [of_rows[a:b] for a, b in pairwise(cuts)]
         return Step([self.preparer.batch([found for _, found in chain(*part)]) for part in parts], notes)
 
     def _row(self, number: int, feed: Feed, place: int) -> tuple[int, np.random.Generator]:

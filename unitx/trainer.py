@@ -76,7 +76,7 @@ class Trainer:
         folder.mkdir(parents=True, exist_ok=True)
         self.main = self.accelerator.is_main_process
         for feed in job.feeds:  # a process without any row would leave the others waiting for its gradients
-            feed.rows = max(feed.rows, self.accelerator.num_processes)
+            feed.rows = max(feed.rows, self.accelerator.num_processes * recipe.accumulate)
         self.model = job.model
         self.progress = Progress()
         if checkpoint:
@@ -96,7 +96,7 @@ class Trainer:
             load_training_state(checkpoint, self.model, [o.optimizer for o in self.optimizers])
         self.clock = torch.tensor(self.done).share_memory_()  # for the loader's workers
         self.notes, self.judged = Notes(), Notes()  # of the items trained on, and of those scored last
-        self.stop = False
+        self.asked = self.stop = False  # this process's wish, and what all processes have agreed on
 
     def _choose_precision(self) -> None:
         resolved = self.job.resolved
@@ -217,7 +217,7 @@ class Trainer:
 
     def _tell_time(self, seconds: float) -> None:
         """Count the seconds of a step, and stop where any process is asked to: all take the same steps at one rate."""
-        found = self._of_processes(seconds, self.stop)
+        found = self._of_processes(seconds, self.asked)
         self.progress.seconds += found[:, 0].mean().item()
         self.stop = bool(found[:, 1].any())
         self.clock.fill_(self.done)
@@ -311,7 +311,7 @@ class Trainer:
             )
 
     def _ask_to_stop(self) -> None:
-        self.stop = True
+        self.asked = True
         self.report.say("stopping after this step (once more to stop at once)")
 
     def _finish(self) -> Run:
