@@ -158,7 +158,7 @@ def nearest_colours(model: Model, items: list[Any], gallery: list[dict[str, Any]
     return [gallery[i]["label"] for i in cosines.argmax(1)]
 
 
-HEARD = {"tune": "head", "freeze": "image,text", "steps": 60, "lr": 1e-2}
+HEARD = {"tune": "head", "freeze": "image,text", "steps": 120, "lr": 1e-2}
 
 
 @pytest.mark.parametrize(
