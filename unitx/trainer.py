@@ -75,8 +75,9 @@ class Trainer:
         self.accelerator = _accelerator(recipe.tracker, folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.main = self.accelerator.is_main_process
-        for feed in job.feeds:  # a process without any row would leave the others waiting for its gradients
-            feed.rows = max(feed.rows, self.accelerator.num_processes * recipe.accumulate)
+        processes = self.accelerator.num_processes
+        for feed in job.feeds:  # a process with fewer micro-batches would leave the others waiting for its gradients
+            feed.rows = max(feed.rows, processes * recipe.accumulate if processes > 1 else 1)
         self.model = job.model
         self.progress = Progress()
         if checkpoint:
