@@ -128,6 +128,13 @@ def test_processes_share_the_rows_of_a_step(world: int):
             assert one.targets[name].count == sum(part.targets[name].count for part in parts)
 
 
+@pytest.mark.parametrize(("rows", "accumulate"), [(9, 4), (17, 8), (10, 3)])
+def test_processes_with_unequal_shares_make_as_many_micro_batches(rows: int, accumulate: int):
+    feed = text_feed(20, rows)
+    made = [steps([feed], rank=rank, world=2, accumulate=accumulate)[0].batches for rank in range(2)]
+    assert [len(batches) for batches in made] == [accumulate, accumulate]
+
+
 @pytest.mark.parametrize("accumulate", [1, 2, 3, 20])
 def test_micro_batches_hold_the_same_sequences(accumulate: int):
     feeds = [text_feed(10, 7), text_feed(8, 4, "other")]

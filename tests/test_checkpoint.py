@@ -186,6 +186,27 @@ def test_a_run_stopped_before_its_first_line_can_go_on(tmp_path: Path, data: str
     assert equal(weights(run.folder / "model"), weights(whole.folder / "model")) and again.metrics == whole.metrics
 
 
+def test_a_signal_while_processes_agree_is_not_lost(tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch):
+    from unitx.trainer import Trainer
+
+    agree, tell = Trainer._of_processes, Trainer._tell_time
+
+    def interrupted(self: Trainer, seconds: float) -> None:
+        def agreed(self: Trainer, *mine: float) -> torch.Tensor:
+            found = agree(self, *mine)
+            if self.progress.step == 2:
+                signal.raise_signal(signal.SIGINT)  # after this process has said what it wishes
+            return found
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "_of_processes", agreed)
+            tell(self, seconds)
+
+    monkeypatch.setattr(Trainer, "_tell_time", interrupted)
+    run = tiny_run(Recipe(tasks=dict(TASKS)), tmp_path / "run", data=data, steps=6, evaluations=1)
+    assert [path.name for path in checkpoints(run.folder / "checkpoints")] == ["step-3"]
+
+
 def small_model() -> Model:
     torch.manual_seed(0)
     tasks = [TaskInfo("topic", "classify", {"text": "text"}, "label", ["a", "b"]),

@@ -220,8 +220,8 @@ class Index:
             raise UnitxError(f"{describe(item)}: an index holds texts and files; save it to a file and give its path")
         if os.path.isdir(item) and (isinstance(item, Path) or item.endswith(("/", os.sep))):
             raise UnitxError(f"{item} is a folder: add it by itself, index.add(model, {str(item)!r})")
-        is_file = isinstance(named_file(item), Path) or is_missing_file(item)
-        is_file = isinstance(item, Path) or (modality != "text" if modality else is_file)
+        names_file = isinstance(named_file(item), Path) or is_missing_file(item)
+        is_file = isinstance(item, Path) or (modality != "text" if modality else names_file)
         kind = modality or (suffix_modality(item) if is_file else "text")
         if kind is None:
             raise UnitxError(f"cannot tell what {item} is: pass modality= ({', '.join(model.modalities)})")

@@ -63,10 +63,11 @@ def modality_of(item: Any) -> str | None:
     images, a tuple (waveform, rate) is audio, a string that names an existing file with a media suffix is that medium,
     any other string is text, and a `Path` is what its suffix says. Bytes, file objects and bare waveforms are None.
     """
+    item = named_file(item)
     if isinstance(item, Path):
         return suffix_modality(item)
     if isinstance(item, str):
-        return (suffix_modality(item) if os.path.isfile(os.path.expanduser(item)) else None) or "text"
+        return "text"
     if _is_picture(item):
         return "image"
     if isinstance(item, tuple) and len(item) == 2 and _is_array(item[0]) and not _is_array(item[1]):

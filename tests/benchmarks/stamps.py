@@ -16,6 +16,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from itertools import cycle, islice
 from pathlib import Path
 from zlib import crc32
 
@@ -23,8 +24,7 @@ import numpy as np
 
 from unitx.worlds.emoji import EmojiWorld
 
-LANGUAGES = 11  # the most frequent of the recordings
-NAMES = 900  # of a language's names at least
+RECORDINGS, NAMES = 50, 900  # that a language must have to be taken
 PAIRS, PAIRS_TEST = 4_000, 400
 SPOKEN = re.compile(r"(.+)_desc_(\w+)\.ogg")
 NAMED = re.compile(r"([\w@]+)\.utf8=(.+)")
@@ -35,8 +35,8 @@ def main(stamps: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     pictures = sorted(stamps.rglob("*.png"))
     write(out / "kinds.csv", ["image", "kind"], ((p, p.relative_to(stamps).parts[0]) for p in pictures))
-    write_parts(out, "sounds", ["audio", "language"], often(recordings(stamps), LANGUAGES))
-    write_parts(out, "names", ["text", "language"], often(names(stamps), None))
+    write_parts(out, "sounds", ["audio", "language"], of_languages(recordings(stamps), RECORDINGS))
+    write_parts(out, "names", ["text", "language"], of_languages(names(stamps), NAMES))
     texts = (file.read_text("utf-8", "replace") for file in sorted(LICENCES.iterdir()) if not file.is_symlink())
     (out / "licences.txt").write_text("\n\n".join(texts))
     for part, count, name in (("train", PAIRS, "pairs"), ("test", PAIRS_TEST, "pairs-test")):
@@ -60,11 +60,10 @@ def names(stamps: Path) -> list[tuple[str, str, str]]:
     return [row for row in found if row[1].strip()]
 
 
-def often(rows: list, languages: int | None) -> list:
-    """The rows of the most frequent languages, or of all with `NAMES` rows or more."""
-    counts = Counter(row[2] for row in rows).most_common(languages)
-    kept = {language for language, count in counts if languages or count >= NAMES}
-    return [row for row in rows if row[2] in kept]
+def of_languages(rows: list, least: int) -> list:
+    """The rows of languages with at least so many."""
+    counts = Counter(row[2] for row in rows)
+    return [row for row in rows if counts[row[2]] >= least]
 
 
 def write_parts(out: Path, name: str, header: list[str], rows: list) -> None:
@@ -79,15 +78,13 @@ def pairs(folder: Path, part: str, count: int) -> Iterator[tuple[Path, str]]:
     of_label = dict(zip(world.labels, world.names.values(), strict=True))
     folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)
-    made = index = 0
-    while made < count:
-        row = world.row(index % len(world), rng)
-        index += 1
-        if row["image"] is not None:
-            file = folder.absolute() / f"{made}.png"
-            row["image"].save(file)
-            yield file, str(rng.choice(list(of_label[row["concept"]].values())))
-            made += 1
+    # Only rows that show a picture are read: one spoken row would have the world speak all of its names.
+    shown = [index for index in range(len(world)) if world.views[index % len(world.views)] == "image"]
+    for number, index in enumerate(islice(cycle(shown), count)):
+        row = world.row(index, rng)
+        file = folder.absolute() / f"{number}.png"
+        row["image"].save(file)
+        yield file, str(rng.choice(list(of_label[row["concept"]].values())))
 
 
 def write(file: Path, header: list[str], rows: Iterator) -> None:
