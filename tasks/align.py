@@ -237,5 +237,5 @@ def _content(item: Any) -> bytes:
         item = item.numpy(force=True)
     try:
         return item.tobytes() if hasattr(item, "tobytes") else str(item).encode(errors="replace")
-    except OSError as error:  # a picture that is not decoded yet, and cannot be
+    except Exception as error:  # a picture that is not decoded yet: Pillow raises of many kinds
         raise BadItem(f"{describe(item)} cannot be read: {error}") from error

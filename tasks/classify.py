@@ -34,7 +34,8 @@ class Classify(Task):
         """
         Attributes:
             multi_label: a row may have several labels, in a list or parted by "|".
-            label_smoothing: share of the target that is spread over all classes (Szegedy et al. 2016).
+            label_smoothing: share of the target that is spread over all classes (Szegedy et al. 2016); not with
+                `multi_label`, whose answers are no shares.
             class_weights: "auto" weighs a class by the inverse of its frequency, "none" all alike.
 
         Raises:
@@ -132,11 +133,13 @@ class Classify(Task):
     def score(self, outputs: Tensor, targets: Any) -> dict[str, float]:
         from sklearn.metrics import average_precision_score, f1_score
 
+        from unitx.evaluation import class_rates
+
         if self.options.multi_label:
             present = targets.sum(0) > 0
             precision = average_precision_score(targets[:, present], outputs[:, present]) if present.any() else 0.0
-            f1 = f1_score(targets > 0.5, outputs > 0, average="macro", zero_division=0)
-            return {"average_precision": float(precision), "macro_f1": float(f1)}
+            f1 = np.nan_to_num(class_rates((targets > 0.5).numpy(), (outputs > 0).numpy())["f1"])
+            return {"average_precision": float(precision), "macro_f1": float(f1.mean())}
         truth, found = targets.argmax(-1), outputs.argmax(-1)
         return {
             "accuracy": float((truth == found).float().mean()),

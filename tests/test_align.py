@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +277,17 @@ def test_the_concepts_are_learned_from_the_label_column() -> None:
     assert Align.fit(replace(SPACE, labels=known), source).labels == known
     with pytest.raises(UnitxError, match=r"'concept' names others \(cat\)"):
         Align.fit(replace(SPACE, labels=["dog"]), source)
+
+
+def test_a_picture_that_breaks_while_it_is_decoded_is_a_bad_item() -> None:
+    file = BytesIO()
+    Image.effect_noise((64, 64), 50).save(file, "png")
+    data = file.getvalue()
+    pixels = data.index(b"IDAT")
+    broken = data[: pixels - 4] + (500).to_bytes(4, "big") + data[pixels:]  # a chunk said to be shorter than it is
+    row = {"image": Image.open(BytesIO(broken)), "text": "x"}
+    with pytest.raises(BadItem, match="cannot be read"):
+        Align.examples(PAIRS, row)
 
 
 def test_a_large_gallery_is_searched_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -369,3 +370,14 @@ def test_what_one_row_gives_stays_in_one_micro_batch(tmp_path: Path, accumulate:
     views = [part.targets["pairs"].values["view"].tolist() for part in parts]
     assert len(parts) == accumulate and sum(map(len, views)) == 14
     assert all(view == [0, 1] * (len(view) // 2) for view in views)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
+@pytest.mark.parametrize(("cores", "processes", "workers"), [(1, 1, 0), (2, 1, 0), (8, 1, 3), (64, 1, 4), (16, 4, 1)])
+def test_workers_are_as_many_as_the_process_has_cores_to_spare(
+    cores: int, processes: int, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.setattr(os, "cpu_count", lambda: 256)  # of the whole machine, of which this process may have a share
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert data_loader(steps([text_feed()]), range(2), None).num_workers == workers

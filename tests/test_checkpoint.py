@@ -298,6 +298,12 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-1", "step-3"]
 
 
+def test_a_copy_beside_the_checkpoints_is_none_of_them(tmp_path: Path):
+    for name in ("step-20", "step-3", "step-100-copy", "step-"):
+        (tmp_path / name).mkdir()
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-3", "step-20"]
+
+
 def test_progress_comes_back(tmp_path: Path):
     model, optimizers = trained(steps=1)
     progress = Progress(step=4, seconds=1.25, best=0.5, items=40)

@@ -162,6 +162,7 @@ def test_multi_label_scores_leave_out_classes_that_never_hold() -> None:
     found = task.score(outputs, truth)
     each = [average_precision_score(truth[:, k], outputs[:, k]) for k in (0, 1, 3)]
     assert task.headline == "average_precision" and found[task.headline] == pytest.approx(np.mean(each))
+    assert found["macro_f1"] == pytest.approx(f1_score(truth, outputs > 0, average="macro", zero_division=0))
     assert task.score(outputs, torch.zeros(40, 4))["average_precision"] == 0
 
 

@@ -133,6 +133,7 @@ UNSOUND = [
     (["train", "aling", "--data", "x"], "there is no recipe 'aling'"),
     (["train", "align", "--steps", "many"], "steps is 'many'; it must be a whole number"),
     (["train", "align", "--lr", "0"], "lr is 0.0"),
+    (["train", "align", "--seed", "-1"], "workers, seed and weight_decay must be at least 0"),
     (["train", "align", "--tasks.aling.weight", "2"], "has no task 'aling'; it has: align"),
     (["train", "align"], "task 'align' has no data: give a folder or a file with --data"),
     (["train", "align", "--data", "no-such-folder/"], "no-such-folder"),
@@ -209,12 +210,34 @@ def test_predict_writes_a_row_for_each_row_of_a_table(
     assert shown.err.count("\n") == 1 and "there is no file" in shown.err  # said before the work too
     header, *lines = csv.reader(shown.out.splitlines())
     names = ["label", "score", "label 2", "score 2", "label 3", "score 3"]
-    assert header == ["row", *names[: 2 * top]] and [line[0] for line in lines] == ["1", "2", "3", "4", "5"]
+    assert header == ["row", "title", "photo", *names[: 2 * top]] and [line[0] for line in lines] == [
+        "1",
+        "2",
+        "3",
+        "4",
+        "5",
+    ]
     items = [{"photo": picture(0), "title": "a"}, {"title": "b"}, None, None, {"photo": picture(1)}]
-    for item, (_, *cells) in zip(items, lines, strict=True):
+    # What was read stands beside the answers, as it was written.
+    assert [line[1:3] for line in lines] == [[t or "", p or ""] for t, p in zip(titles, photos, strict=True)]
+    for item, (_, _, _, *cells) in zip(items, lines, strict=True):
         answers = small_model(BOTH, CLASSES).predict([item], "both", top=top)[0] if item else []
         expected = [cell for answer in answers for cell in (answer.label, f"{answer.score:.3f}")]
         assert cells == expected + [""] * (2 * top - len(expected))
+
+
+def test_predict_reads_the_texts_of_a_folder_whole_and_names_their_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    topics = TaskInfo("topic", "classify", {"text": "text"}, "label", ["a", "b"])
+    folder = small_model(topics).save_pretrained(tmp_path / "model")
+    for name in ("long", "short"):
+        (tmp_path / "texts" / "sub").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "texts" / "sub" / f"{name}.txt").write_text(f"{name} words\n" * (1_000 if name == "long" else 1))
+    assert cli.main(["predict", str(folder), "--data", str(tmp_path / "texts")]) == 0
+    header, *lines = csv.reader(capsys.readouterr().out.splitlines())
+    assert header == ["row", "file", "label", "score"]
+    assert [line[:2] for line in lines] == [["1", "sub/long.txt"], ["2", "sub/short.txt"]]
 
 
 def test_predict_needs_the_columns_of_the_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -240,6 +263,14 @@ def test_help_answers_in_half_a_second() -> None:
         subprocess.run([sys.executable, "-m", "unitx", "--help"], check=True, capture_output=True)
         took.append(time.perf_counter() - start)
     assert min(took) < 0.5
+
+
+def test_a_folder_that_is_not_there_is_not_embedded_as_a_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = small_model(STORIES).save_pretrained(tmp_path / "model")
+    says = error_of(capsys, "embed", str(folder), f"{tmp_path}/photoz/", "-o", str(tmp_path / "x.parquet"))
+    assert f"there is no folder {tmp_path}/photoz/" in says and not (tmp_path / "x.parquet").exists()
 
 
 def test_a_long_text_is_embedded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,11 +15,13 @@ from safetensors.torch import load_file, save_file
 from small_data import TINY
 from small_models import CLASSES, PAIRS, batch_of, picture, small_model
 
+import unitx.trainer as trainer_module
 from unitx.distributed import gather_rows
 from unitx.job import build_job
 from unitx.model import Model
 from unitx.recipe import Recipe, TaskRecipe, update
 from unitx.trainer import Trainer
+from unitx.training import finetune
 
 # What each of two processes holds: other numbers of rows, a task that one of them lacks, and a modality.
 ROWS: list[list[tuple[str, dict[str, Any]]]] = [
@@ -115,17 +117,31 @@ def trained(rank: int, port: int, folder: str) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     told = time.monotonic
     time.monotonic = lambda: (1 + rank) * told()
+    # Each would choose another number format.
+    trainer_module.choose_precision = lambda *_: (("fp32", "bf16")[rank], f"process {rank}")
     bad = Path(folder) / "bad.png"
     rows = [{"image": picture(i) if i % 2 else bad, "kind": ("cat", "dog")[i % 4 > 1]} for i in range(40)]
     recipe = Recipe(tasks={"kind": TaskRecipe("classify", reads="image", label="kind")}, data=rows, minutes=0.05)
-    recipe = update(recipe, **{**TINY, "batch_tokens": 8, "evaluations": 1})
+    recipe = update(recipe, **{**TINY, "batch_tokens": 8, "evaluations": 1, "precision": "auto"})
     trainer = Trainer(build_job(recipe), Path(folder) / "run", echo=False)
     run = trainer.run()
     found = {name: value.contiguous() for name, value in trainer.model.state_dict().items()}
     progress = torch.tensor([trainer.progress.step, trainer.progress.seconds])
     save_file({"progress": progress, **found}, Path(folder) / f"trained{rank}.safetensors")
     assert run.metrics == json.loads((run.folder / "model/scores.json").read_text())
+    assert trainer.job.resolved["precision"] == "fp32"
+    further(rank, run.model, update(recipe, model={}, steps=2, out=f"{folder}/further"))
     dist.destroy_process_group()
+
+
+def further(rank: int, model: Model, recipe: Recipe) -> None:
+    """A model in memory is trained further: the first process alone writes the copy that all begin with."""
+    save = Model.save_pretrained
+    written: list[str] = []
+    Model.save_pretrained = lambda self, to, *more: written.append(Path(to).name) or save(self, to, *more)
+    run = finetune(model, recipe, echo=False)
+    assert written[:1] == ([] if rank else ["base"]) and (rank == 0) == bool(written)
+    assert (run.folder / "base" / "config.json").is_file() and run.metrics
 
 
 def test_two_processes_train_as_one_by_the_clock(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -191,3 +192,48 @@ def test_rows_to_evaluate_on_may_be_of_one_class(data: dict[str, str], tmp_path:
     test = write_csv(tmp_path / "test.csv", [row for row in text_rows(30) if row["label"] == "red"])
     job = build_job(recipe(CLASSIFY, data=data["csv"], test=str(test)))
     assert job.feeds[0].info.labels == ["blue", "green", "red"] and len(job.held_out[0].source) == 10
+
+
+MADE = {"world": "emoji", "concepts": 3, "languages": ["en"]}
+ALIGN = TaskRecipe("align", reads={"image": "image", "text": "text"}, label="concept")
+
+
+def test_no_task_learns_from_what_another_is_judged_on(data: dict[str, str], tmp_path: Path) -> None:
+    """Also where one has test data of its own, comes first, or spells the path otherwise."""
+    test = str(write_csv(tmp_path / "test.csv", text_rows(6)))
+    folder = Path(data["csv"]).parent
+    spelled = f"{folder}/../{folder.name}/texts.csv"
+    tasks = {"own": replace(CLASSIFY, test=test), "other": replace(CLASSIFY, data=spelled)}
+    job = build_job(update(Recipe(tasks=tasks), **{**TINY, "data": data["csv"]}))
+    own, other = job.feeds
+    assert len(own.source) == 11 and list(own.source.indices) == list(other.source.indices)
+    assert len(job.held_out[0].source) == 6 and len(job.held_out[1].source) == 1
+
+
+def test_test_data_that_a_task_learns_from_are_pointed_out(data: dict[str, str], tmp_path: Path) -> None:
+    test = str(write_csv(tmp_path / "test.csv", text_rows(6)))
+    job = build_job(recipe(CLASSIFY, data=data["csv"], test=data["csv"]))
+    assert "task 'mine' is judged on what 'mine' learns from: that says nothing of new data" in job.facts
+    tasks = {"own": replace(CLASSIFY, test=test), "other": replace(CLASSIFY, data=test)}
+    job = build_job(update(Recipe(tasks=tasks), **{**TINY, "data": data["csv"]}))
+    assert any(fact.startswith("task 'own' is judged on what 'other' learns from") for fact in job.facts)
+    assert not any("learns from" in fact for fact in build_job(recipe(CLASSIFY, data=data["csv"], test=test)).facts)
+
+
+def test_made_data_judge_by_their_other_parts() -> None:
+    def parts(**given: Any) -> tuple[str, str]:
+        job = build_job(recipe(ALIGN, data=MADE, batch_tokens=64, **given))
+        return job.feeds[0].source.part, job.held_out[0].source.part
+
+    assert parts() == ("train", "validation")
+    assert parts(test=MADE) == ("train", "test")
+    assert parts(test={**MADE, "part": "validation"}) == ("train", "validation")
+    with pytest.raises(UnitxError, match="the validation part is there to judge by"):
+        build_job(recipe(ALIGN, data={**MADE, "part": "validation"}))
+
+
+def test_made_data_are_prepared_once_for_all_tasks() -> None:
+    tasks = {"one": ALIGN, "two": replace(ALIGN, test=MADE)}
+    job = build_job(update(Recipe(tasks=tasks, data=MADE), **{**TINY, "batch_tokens": 64}))
+    assert job.feeds[0].source is job.feeds[1].source
+    assert [feed.source.part for feed in job.held_out] == ["validation", "test"]

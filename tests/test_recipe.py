@@ -182,6 +182,11 @@ def test_a_recipe_with_data_in_memory_can_be_written(tmp_path: Path) -> None:
         check(update(loaded, data="photos/"))
 
 
+def test_a_column_called_world_is_data_in_memory_too(tmp_path: Path) -> None:
+    save_recipe(tmp_path / "recipe.yaml", update(ONE, data={"world": ["a", "b"], "text": ["x", "y"]}), {})
+    assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["given"]["data"] == {"in_memory": "dict"}
+
+
 def test_however_many_rows_are_in_memory_the_recipe_is_short(tmp_path: Path) -> None:
     for data in ([{"text": "a"}] * 1_000, {"text": ["a"] * 1_000}):
         save_recipe(tmp_path / "recipe.yaml", update(ONE, data=data), {})

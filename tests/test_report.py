@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
+from sklearn.metrics import precision_recall_fscore_support
 
 import unitx
 from unitx.config import BackboneConfig
@@ -187,6 +189,34 @@ def average_precision(scores: list[float], truth: list[bool]) -> float:
     true = [s for s, t in zip(scores, truth, strict=True) if t]
     above = [[t for s, t in zip(scores, truth, strict=True) if s >= score] for score in true]
     return sum(sum(found) / len(found) for found in above) / len(true)
+
+
+@pytest.mark.parametrize("names", [["a"], ["a", "b"], ["a", "b", "c"]])
+def test_rates_of_any_number_of_classes_that_may_hold_together(names: list[str]) -> None:
+    rng = np.random.default_rng(0)
+    truth, outputs = rng.random((50, len(names))) < 0.4, torch.tensor(rng.normal(size=(50, len(names))))
+    head = SimpleNamespace(info=SimpleNamespace(labels=names), options=SimpleNamespace(multi_label=True))
+    classes, _ = class_scores(head, outputs, torch.tensor(truth).float())
+    for i, row in enumerate(classes):
+        expected = precision_recall_fscore_support(truth[:, i], outputs[:, i] > 0, average="binary")[:3]
+        assert (row["precision"], row["recall"], row["f1"]) == pytest.approx(expected)
+        assert row["support"] == truth[:, i].sum()
+        expected = average_precision(outputs[:, i].tolist(), truth[:, i].tolist())
+        assert row["average_precision"] == pytest.approx(expected)
+
+
+def test_rows_for_which_no_label_holds_can_be_scored(text_model: Model, tmp_path: Path) -> None:
+    rows = [{"text": f"row {i}", "tags": []} for i in range(5)] + [{"text": "row", "tags": ["odd"]}]
+    report = evaluate(text_model, rows, "tags", folder=tmp_path)
+    assert report.scored == 5 and report.unknown_labels == {"odd": 1}
+    assert all(math.isnan(row["average_precision"]) for row in report.classes)
+    assert (tmp_path / "report.png").is_file()
+
+
+def test_only_the_files_of_the_report_are_named(text_model: Model, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    report = evaluate(text_model, [{"text": "x", "tags": ["a"]}] * 3, "tags", folder=tmp_path)
+    assert str(report).splitlines()[-1] == f"written to {tmp_path}: scores.json, classes.csv, report.png"
 
 
 def test_several_labels_a_row(text_model: Model, tmp_path: Path) -> None:

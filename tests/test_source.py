@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from unitx.errors import BadItem
-from unitx.source import Source, Subset, labelled, labels_in, labels_of, name_of, origin, read_rows
+from unitx.source import Source, Subset, is_answered, labels_in, labels_of, name_of, origin, read_rows
 from unitx.tables import TableSource, collect
 
 RNG = np.random.default_rng(0)
@@ -83,15 +83,12 @@ def test_labels_of_a_cell(cell, multi, names):
 def test_labels_are_sorted_and_counted():
     assert labels_of(table("b", "a", None, "b"), "label") == (["a", "b"], [1, 2])
     assert labels_of(table(10, 9, 10, -1), "label") == (["-1", "9", "10"], [1, 1, 2])
+    assert labels_of(table("10", "9", "--5"), "label") == (["--5", "10", "9"], [1, 1, 1])
     assert labels_of(table("10", "9", "x"), "label") == (["10", "9", "x"], [1, 1, 1])
     assert labels_of(table(True, False, True), "label") == (["False", "True"], [1, 2])
     assert labels_of(table("a|b", "b", None, "c|b"), "label", multi=True) == (["a", "b", "c"], [1, 3, 1])
 
 
-def test_rows_without_a_label_are_dropped_and_counted():
-    kept, dropped = labelled(table("a", None, "b", ""), "label")
-    assert kept.column("n") == [0, 2] and dropped == 2
-    many, dropped = labelled(table(["a"], [], None), "label", multi=True)
-    assert many.column("n") == [0, 1] and dropped == 1
-    full = table("a", "b")
-    assert labelled(full, "label") == (full, 0)
+def test_an_empty_list_is_an_answer_where_several_labels_may_hold():
+    assert [is_answered(cell) for cell in ("a", 0, None, "", " ", [])] == [True, True, False, False, False, False]
+    assert [is_answered(cell, multi=True) for cell in (["a"], [], None, "")] == [True, True, False, False]

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
-from unitx.stem import FAINT, Stem, oriented_gradients
+from unitx.stem import GRADIENT_EPS, Stem, oriented_gradients
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_oriented_gradients_pixel_by_pixel() -> None:
     found = oriented_gradients(torch.from_numpy(patches), count).numpy()
     for patch, of_patch in zip(patches.mean(-1), found, strict=True):
         down, across = np.gradient(patch)
-        rms = math.sqrt((down**2 + across**2).mean() + FAINT)
+        rms = math.sqrt((down**2 + across**2).mean() + GRADIENT_EPS)
         for y, x in np.ndindex(patch.shape):
             steps = math.atan2(down[y, x], across[y, x]) % math.pi / math.pi * count
             low = int(steps) % count

@@ -232,6 +232,15 @@ def test_a_folder_that_holds_a_run_is_not_written_over(run: unitx.Run, photos: s
     assert (run.folder / "recipe.yaml").read_bytes() == before
 
 
+def test_a_tilde_is_the_home(tmp_path: Path, photos: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run = tiny_run("image-classify", "~/runs/mine", data=photos, steps=2, evaluations=1)
+    assert (tmp_path / "runs/mine/recipe.yaml").is_file() and not Path("~").exists()
+    assert unitx.resume("~/runs/mine", echo=False).folder == run.folder
+    unitx.evaluate("~/runs/mine", photos, folder="~/report")
+    assert (tmp_path / "report/scores.json").is_file()
+
+
 def test_out_that_is_a_file(tmp_path: Path, photos: str):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UnitxError, match="is a file"):

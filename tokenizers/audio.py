@@ -174,7 +174,7 @@ def _resampler(old: int, new: int) -> Resample:
 
 def _resample(wave: Tensor, old: float, new: int) -> Tensor:
     # The filter has a row for every new sample in the common period: rates without a common divisor would need
-    # gigabytes. A ratio of small numbers is off by less than one in a million.
+    # gigabytes. The nearest ratio of numbers up to 1,000 is off by half a thousandth at most.
     ratio = (Fraction(new) / Fraction(old)).limit_denominator(1000)
     if ratio == 1:
         return wave

@@ -96,7 +96,7 @@ def _torch_seed(rng: np.random.Generator) -> Iterator[None]:
     seed = int(rng.integers(2**31))
     state = random.getstate()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would seed the accelerators' generators too
         random.seed(seed)
         try:
             yield

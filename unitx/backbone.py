@@ -20,7 +20,7 @@ Record = dict[str, Tensor | list[Tensor]]
 
 
 class Linear(nn.Linear):
-    """A linear map that follows the dtype of its input: weights stay float32, and are cast once a step."""
+    """A linear map that follows the dtype of its input: weights stay float32, and are cast at each use."""
 
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)

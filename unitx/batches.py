@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from unitx.model import Model
 
 TRAINING, EVALUATION = 0, 1  # parts of the random streams
+SAMPLED = 32  # rows of a task whose lengths tell how many a step takes
 AT_ONCE = 64  # rows that are read together: enough to share the work, few enough for long recordings to fit in memory
 
 
@@ -306,7 +307,7 @@ class Evaluation(Dataset):
         return self.preparer.batch(prepared, notes) if prepared else notes
 
 
-def plan_rows(preparer: Preparer, feeds: list[Feed], batch_tokens: int, seed: int = 0, sample: int = 32) -> None:
+def plan_rows(preparer: Preparer, feeds: list[Feed], batch_tokens: int, seed: int = 0) -> None:
     """Set each feed's rows a step so that a step has about `batch_tokens` tokens, shared by the tasks' weights.
 
     Raises:
@@ -315,12 +316,13 @@ def plan_rows(preparer: Preparer, feeds: list[Feed], batch_tokens: int, seed: in
     whole = sum(feed.info.weight for feed in feeds)
     for number, feed in enumerate(feeds):
         rng = np.random.default_rng([seed, EVALUATION, number])
-        places = rng.choice(len(feed.source), min(sample, len(feed.source)), replace=False)
+        places = rng.choice(len(feed.source), min(SAMPLED, len(feed.source)), replace=False)
         notes, tokens = Notes(), Counter[int]()
         for one in read_examples(preparer, feed, [(index, rng) for index in places.tolist()], 0.5, notes):
             tokens[one.row] += len(preparer.cut(one.example, one.features, rng))
         if not tokens.total():
-            why = notes.skipped[0] if notes.skipped else f"no row has both an item and a known '{feed.info.label}'"
+            known = f" and a known '{feed.info.label}'" if feed.info.label else ""
+            why = notes.skipped[0] if notes.skipped else f"no row has an item{known}"
             raise UnitxError(f"task '{feed.info.name}': none of {len(places)} sampled rows can be used: {why}")
         share = batch_tokens * feed.info.weight / whole
         feed.rows = max(1, min(round(share / np.mean(list(tokens.values()))), 10 * len(feed.source)))
@@ -335,7 +337,7 @@ def data_loader(dataset: Dataset, order: Sequence[int], workers: int | None) -> 
         workers = 0
     elif workers is None:
         # A worker beside two busy cores slows each step by more than it takes off it.
-        workers = max(0, min(4, (os.cpu_count() or 1) // 2 - 1))
+        workers = max(0, min(4, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) // 2 - 1))
     settings: dict[str, Any] = {"multiprocessing_context": "fork", "worker_init_fn": _start_worker} if workers else {}
     # A generator of its own: else every loader would draw from the global one, and a run that goes on would differ.
     own = torch.Generator()

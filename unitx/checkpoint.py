@@ -6,6 +6,7 @@ A checkpoint's folder is a model's folder with two files more, so `Model.from_pr
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import nn
 
 from unitx.errors import UnitxError
 
+KEPT = 2  # checkpoints
 STATE, TENSORS = "training.json", "training.safetensors"
 
 
@@ -36,10 +38,8 @@ class Progress:
     items: int = 0
 
 
-def save_checkpoint(
-    folder: Path, model: Any, optimizers: list[torch.optim.Optimizer], progress: Progress, keep: int = 2
-) -> Path:
-    """Write `folder/step-N`, whole or not at all, and remove all but the newest `keep`."""
+def save_checkpoint(folder: Path, model: Any, optimizers: list[torch.optim.Optimizer], progress: Progress) -> Path:
+    """Write `folder/step-N`, whole or not at all, and remove all but the newest `KEPT`."""
     from safetensors.torch import save_file
 
     done = folder / f"step-{progress.step}"
@@ -56,14 +56,15 @@ def save_checkpoint(
     (writing / STATE).write_text(json.dumps({"progress": asdict(progress)}), "utf-8")
     shutil.rmtree(done, ignore_errors=True)
     writing.rename(done)
-    for old in checkpoints(folder)[:-keep]:
+    for old in checkpoints(folder)[:-KEPT]:
         shutil.rmtree(old)
     return done
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """The complete checkpoints in a folder, oldest first."""
-    return sorted(folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
+    steps = {int(found[1]): path for path in folder.glob("step-*") if (found := re.fullmatch(r"step-(\d+)", path.name))}
+    return [steps[step] for step in sorted(steps)]
 
 
 def load_progress(checkpoint: Path) -> Progress:

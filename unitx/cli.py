@@ -202,12 +202,17 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
                         help="a Python file that registers a modality or a task")  # fmt: skip
 
 
-def _load(arguments: argparse.Namespace) -> Any:
-    from unitx.model import Model
+def _import(arguments: argparse.Namespace) -> None:
     from unitx.registry import import_plugin
 
     for plugin in arguments.plugins:
         import_plugin(plugin)
+
+
+def _load(arguments: argparse.Namespace) -> Any:
+    from unitx.model import Model
+
+    _import(arguments)
     return Model.from_pretrained(arguments.model)
 
 
@@ -226,10 +231,10 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from unitx.report import evaluate
 
     reads = parse_reads(arguments.reads) if arguments.reads else None
-    folder = arguments.out or (Path(arguments.model) if Path(arguments.model).is_dir() else Path("runs")) / "evaluation"
+    folder = arguments.out or (None if Path(arguments.model).expanduser().is_dir() else "runs/evaluation")
     data = arguments.data if _is_text("data", arguments.data) else _value("data", arguments.data)
-    model = _load(arguments)
-    print(evaluate(model, data, arguments.task, reads=reads, label=arguments.label, folder=folder))
+    _import(arguments)
+    print(evaluate(arguments.model, data, arguments.task, reads=reads, label=arguments.label, folder=folder))
 
 
 def _add_predict(verbs: Any) -> None:
@@ -254,25 +259,28 @@ def _predict(arguments: argparse.Namespace) -> None:
 
 
 def _predict_rows(model: Any, arguments: argparse.Namespace) -> None:
-    """A line of CSV for each row of the data; one that could not be read has no answers."""
+    """A line of CSV for each row of the data: what it reads, as written, and answers, none where it cannot be read."""
     import numpy as np
 
     from unitx.data import check_columns, open_source
     from unitx.embedding import predicting_task
 
     task = arguments.task or predicting_task(model)
-    reads = model.head(task).info.reads
-    source, rng = open_source(arguments.data, reads), np.random.default_rng(0)
+    reads, label = model.head(task).info.reads, model.head(task).info.label
+    source, rng = open_source(arguments.data, reads, label), np.random.default_rng(0)
     for note in check_columns(source, reads):
         print(f"unitx: {note}", file=sys.stderr)
     rows = [source.row(i, rng) for i in range(len(source))]
     answers = model.predict(rows, task, top=arguments.top, on_error="skip")
     lines = csv.writer(sys.stdout, lineterminator="\n")
     places = ["", *(f" {place}" for place in range(2, arguments.top + 1))]
-    lines.writerow(["row", *(name + place for place in places for name in ("label", "score"))])
-    for number, found in enumerate(answers, 1):
+    shown = ["file"] if "file" in source.columns else list(reads)
+    items = zip(*(source.column(column) for column in shown), strict=True)
+    lines.writerow(["row", *shown, *(name + place for place in places for name in ("label", "score"))])
+    for number, (row, found) in enumerate(zip(items, answers, strict=True), 1):
+        written = [cell if isinstance(cell, str) else "" for cell in row]
         cells = [cell for answer in found for cell in (answer.label, f"{answer.score:.3f}")]
-        lines.writerow([number, *cells, *[""] * (2 * arguments.top - len(cells))])
+        lines.writerow([number, *written, *cells, *[""] * (2 * arguments.top - len(cells))])
 
 
 def _add_generate(verbs: Any) -> None:
@@ -311,7 +319,10 @@ def _embed(arguments: argparse.Namespace) -> None:
 
     model, index = _load(arguments), Index(arguments.out)
     for item in arguments.items:
-        added = index.add(model, item if os.path.exists(item) else [item], arguments.modality)
+        if item.endswith(os.sep) and not os.path.isdir(os.path.expanduser(item)):
+            raise UnitxError(f"there is no folder {item}; a text ends otherwise")
+        exists = os.path.exists(os.path.expanduser(item))
+        added = index.add(model, item if exists else [item], arguments.modality)
         print(f"{item}: {added.new} new, {added.changed} changed, {added.unchanged} as before, {added.skipped} skipped")
     print(f"{len(index)} embeddings in {arguments.out}")
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from unitx.errors import UnitxError
 from unitx.media import MEDIA, suffix_modality
-from unitx.source import Source, Subset, labelled, labels_of, name_of, origin
+from unitx.source import Source, Subset, is_answered, labels_of, name_of, origin
 from unitx.tables import TableSource
 
 USUAL_NAMES = {
@@ -136,7 +136,7 @@ def _check_label(source: Source, label: str, multi: bool, evaluated: bool) -> li
             f"{name_of(source)}: one class only in '{label}', '{names[0]}' ({counts[0]:,} rows): "
             "there is nothing to tell apart; give data of at least two classes, or another --label"
         )
-    empty = labelled(source, label, multi)[1]
+    empty = sum(not is_answered(cell, multi) for cell in source.column(label))
     return [f"{empty:,} of {len(source):,} rows have no label in '{label}' and are left out"] if empty else []
 
 

@@ -19,7 +19,8 @@ from unitx.errors import UnitxError
 from unitx.folders import read_folder, read_text_file
 from unitx.hub import DatasetSource, load_hub
 from unitx.media import SUFFIXES, suffix_modality
-from unitx.source import Source, Subset, labelled, labels_in, labels_of, origin, read_rows
+from unitx.recipe import is_world
+from unitx.source import Source, Subset, labels_in, labels_of, origin, read_rows
 from unitx.splits import split
 from unitx.tables import (
     TABLES,
@@ -37,7 +38,6 @@ __all__ = [
     "TableSource",
     "check_columns",
     "guess_reads",
-    "labelled",
     "labels_in",
     "labels_of",
     "open_source",
@@ -141,7 +141,7 @@ def _open_object(data: Any) -> Source:
         return TableSource(table_cells(data, "the Table"), Path.cwd(), "the Table")
     if isinstance(data, Source):
         return data
-    if isinstance(data, Mapping) and isinstance(data.get("world"), str):
+    if is_world(data):
         return _open_world(data["world"], **{name: value for name, value in data.items() if name != "world"})
     if isinstance(data, Mapping) and all(isinstance(cells, list | tuple | np.ndarray) for cells in data.values()):
         lengths = {name: len(cells) for name, cells in data.items()}

@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,10 +62,7 @@ def embed(
     """
     head = model.embedding_head
     sequences = _sequences(items, lambda item: _parts(model, item, modality))
-
-    def compute(tokens: Tokens) -> Tensor:
-        return _of_all(head, tokens) if head is not None else tokens.mean()
-
+    compute = Tokens.mean if head is None else partial(_of_all, head)
     vectors = _run(model, sequences, compute, batch_tokens, show_progress, on_error)
     if vectors is None:
         dim = model.backbone.config.dim if head is None else head.embedding_dim
@@ -84,8 +82,8 @@ def hidden_states(
 ) -> list[Tensor]:
     """The backbone's output for each item, (n_i, dim) float32; the windows of a long item one after the other.
 
-    Besides all that `embed` takes, a 1-D integer tensor counts as text ids and a float tensor (3, height, width) as
-    pixel values already normalised. With `on_error="skip"` what cannot be read gives (0, dim).
+    Items are what `embed` takes: a 1-D integer tensor counts as text ids, a float tensor (3, height, width) as pixel
+    values already normalised. With `on_error="skip"` what cannot be read gives (0, dim).
     """
     sequences = _sequences(items, lambda item: _parts(model, item, modality))
     found: list[dict[int, Tensor]] = [{} for _ in sequences]
@@ -122,7 +120,7 @@ def predict(
         raise UnitxError(f"top is {top}; it must be at least 1")
     head = _predicting_head(model, task)
     sequences = _task_sequences(model, head, items)
-    outputs = _task_outputs(model, head, sequences, batch_tokens, show_progress, on_error)
+    outputs = _run(model, sequences, partial(_of_all, head), batch_tokens, show_progress, on_error)
     if outputs is None:
         return [[] for _ in sequences]
     read = ~torch.isnan(outputs).any(-1)
@@ -146,7 +144,7 @@ def predict_proba(
     """
     head = _predicting_head(model, task)
     sequences = _task_sequences(model, head, items)
-    outputs = _task_outputs(model, head, sequences, batch_tokens, show_progress, on_error)
+    outputs = _run(model, sequences, partial(_of_all, head), batch_tokens, show_progress, on_error)
     if outputs is None:
         return np.full((len(sequences), len(head.info.labels)), np.nan, dtype=np.float32)
     return head.probabilities(outputs).numpy()
@@ -178,15 +176,6 @@ def _task_sequences(model: Model, head: Task, items: Iterable[Any]) -> Sequences
         return _task_parts(head.info, item) if of_columns or not head.apart else _parts(model, item, None)
 
     return _sequences(items, parts_of)
-
-
-def _task_outputs(
-    model: Model, head: Task, sequences: Sequences, batch_tokens: int, show_progress: bool | None, on_error: str
-) -> Tensor | None:
-    def compute(tokens: Tokens) -> Tensor:
-        return _of_all(head, tokens)
-
-    return _run(model, sequences, compute, batch_tokens, show_progress, on_error)
 
 
 def _of_all(head: Task, tokens: Tokens) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,6 +47,22 @@ def score(model: Model, preparer: Preparer, feed: Feed, seed: int) -> tuple[dict
     """The task's metrics over all rows of a source, empty where no row could be used, and what to report of them."""
     outputs, targets, notes = task_outputs(model, preparer, feed, seed)
     return model.head(feed.info.name).score(outputs, targets) if len(outputs) else {}, notes
+
+
+def class_rates(truth: np.ndarray, found: np.ndarray) -> dict[str, np.ndarray]:
+    """Each class's precision, recall, F1 and support, NaN where one is not defined.
+
+    Args:
+        truth, found: (rows, classes) bool, whether a class holds and was said to.
+    """
+    hits, support, said = (truth & found).sum(0), truth.sum(0), found.sum(0)
+    with np.errstate(invalid="ignore"):
+        return {
+            "precision": hits / said,
+            "recall": hits / support,
+            "f1": 2 * hits / (support + said),
+            "support": support,
+        }
 
 
 def _concatenate(parts: list[Any]) -> Any:

@@ -79,7 +79,7 @@ def read_folder(root: Path, reads: dict[str, str] | None, label: str | None) -> 
         )
     rows = _folder_rows(kind, paths, bool(classes))
     if kind == "text":
-        rows = _text_rows(root, rows, whole=bool(classes) and label is not None, left_out=left_out)
+        rows = _text_rows(root, rows, whole=label is not None, left_out=left_out)
     source = TableSource(collect(rows), root.absolute(), str(root), reads or {kind: kind})
     if kind == "text":
         source.together = "file"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -16,11 +17,11 @@ from unitx.config import SIZES, size_of
 from unitx.data import Source, Subset, check_columns, guess_reads, open_source, parse_reads, split
 from unitx.errors import BadItem, UnitxError
 from unitx.model import Model
-from unitx.recipe import Recipe, TaskRecipe, backbone_config, check
+from unitx.recipe import Recipe, TaskRecipe, backbone_config, check, is_world
 from unitx.registry import TASKS, TOKENIZERS, import_plugin
+from unitx.source import MadeSource, name_of, unseen
 from unitx.task import TaskInfo
 from unitx.tokenizer import Processor
-from unitx.worlds.emoji import EmojiWorld
 
 FINETUNE_RATE = 0.3  # of the rate for new models, where all of a trained one moves
 SPM_TEXTS = 200_000  # texts that a sentencepiece vocabulary is trained on, at most
@@ -60,7 +61,7 @@ def build_job(recipe: Recipe, base: Model | None = None, fixed: Collection[str] 
     for plugin in recipe.plugins:
         import_plugin(plugin)
     facts: list[str] = []
-    shared = Shared({}, {}, facts)
+    shared = _shared(recipe, facts)
     feeds, held_out = [], []
     for name, task in recipe.tasks.items():
         known = base.head(name).info if base is not None and name in fixed else TaskInfo(name, task.kind, {})
@@ -125,43 +126,66 @@ def _extended(
 
 @dataclass
 class Shared:
-    """What the tasks of a run share.
+    """What the tasks of a run share: what one of them is judged on, no other may learn from.
 
     Attributes:
-        splits: data → the training and the held-out rows. One split for all tasks on the same data: what one of them
-            is judged on, no other may learn from.
-        worlds: data → a made world, which is prepared once.
+        learned: data that a task learns from → its name.
+        divided: data of which some task holds a part out.
+        splits: data → the training and the held-out rows.
+        made: data → the training part of made data, which is prepared once.
     """
 
-    splits: dict[Any, tuple[np.ndarray, np.ndarray]]
-    worlds: dict[Any, EmojiWorld]
     facts: list[str]
+    learned: dict[Any, str]
+    divided: set[Any]
+    splits: dict[Any, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    made: dict[Any, MadeSource] = field(default_factory=dict)
+
+
+def _shared(recipe: Recipe, facts: list[str]) -> Shared:
+    named = {name: _named_data(recipe, task) for name, task in recipe.tasks.items()}
+    learned = {_identity(data): name for name, (data, _) in named.items()}
+    return Shared(facts, learned, {_identity(data) for data, test in named.values() if test is None})
+
+
+def _named_data(recipe: Recipe, task: TaskRecipe) -> tuple[Any, Any]:
+    """What a task's recipe, or else the whole recipe, names as training data and as test data."""
+    data = task.data if task.data is not None else recipe.data
+    return data, task.test if task.test is not None else recipe.test
+
+
+def _identity(data: Any) -> Any:
+    """A key that is equal for the same data, however their path is spelled."""
+    if isinstance(data, str | os.PathLike):
+        path = os.path.expanduser(data)
+        return os.path.realpath(path) if os.path.exists(path) else os.fspath(data)
+    return repr(data) if is_world(data) else id(data)
 
 
 def _open_task(recipe: Recipe, task: TaskRecipe, shared: Shared, known: TaskInfo) -> tuple[Source, Source, TaskInfo]:
     """A task's training rows, its held-out rows, and what it knows of them besides what it has `known` before."""
     name = known.name
-    given = task.data if task.data is not None else recipe.data
+    given, test = _named_data(recipe, task)
     if given is None:
         raise UnitxError(f"task '{name}' has no data: give a folder or a file with --data")
     kind = TASKS.get(task.kind)
     reads = task.reads or recipe.reads
     reads = parse_reads(reads) if isinstance(reads, str) else reads
     label = task.label or recipe.label
-    test = task.test if task.test is not None else recipe.test
     options = _options(recipe, task)
     multi = bool(options.get("multi_label"))
     source = open_source(given, reads, label)
     reads = reads or guess_reads(source, label)
-    tests = None if test is None else open_source(test, reads, label)
+    tests = None if test is None else unseen(open_source(test, reads, label))
+    if not isinstance(tests, MadeSource | None) and _identity(test) in shared.learned:
+        learner = shared.learned[_identity(test)]
+        shared.facts.append(f"task '{name}' is judged on what '{learner}' learns from: that says nothing of new data")
     for part in (source, tests):
         if part is not None and len(part):
             found = check_columns(part, reads, label, multi, evaluated=part is tests)
             shared.facts += [fact for fact in found if fact not in shared.facts]
-    if tests is None:
-        named = isinstance(given, str) or (isinstance(given, dict) and "world" in given)
-        key = (repr(given) if named else id(given), len(source))
-        source, tests = _parts(recipe, key, source, label, multi, shared)
+    source, held_out = _parts(recipe, _identity(given), source, label, multi, shared)
+    tests = held_out if tests is None else tests
     info = replace(known, reads=reads, label=label, weight=task.weight, options=known.options | options)
     for modality in info.reads.values():
         TOKENIZERS.get(modality)
@@ -171,21 +195,30 @@ def _open_task(recipe: Recipe, task: TaskRecipe, shared: Shared, known: TaskInfo
 def _parts(
     recipe: Recipe, key: Any, source: Source, label: str | None, multi: bool, shared: Shared
 ) -> tuple[Source, Source]:
-    """Training rows and held-out rows where no test data were given: a world's parts, or split off by the seed."""
-    if isinstance(source, EmojiWorld):
-        if key not in shared.worlds:
-            shared.facts.append(f"the data is made: {len(source.emoji)} emoji; its validation part is held out")
-            shared.worlds[key] = source.prepare()
-        return shared.worlds[key], replace(source, part="validation")
-    if key not in shared.splits:
+    """Training rows, and what is held out of the data where some task has no test data: the validation part of made
+    data, rows chosen by the seed of other data.
+
+    Raises:
+        UnitxError: the validation or test part of made data are to be learned from.
+    """
+    if isinstance(source, MadeSource):
+        if source.part != "train":
+            raise UnitxError(f"the {source.part} part is there to judge by: learn from the train part")
+        if key not in shared.made:
+            shared.made[key] = source.prepare()
+            shared.facts.append(f"{name_of(source)}: made data, of which another part judges")
+        return shared.made[key], source.of_part("validation")
+    if key not in shared.divided:
+        return source, Subset(source, np.arange(0))
+    if (key, len(source)) not in shared.splits:
         if recipe.holdout:
             train, held_out, statement = split(source, label, recipe.holdout, recipe.seed, multi)
-            shared.splits[key] = (train.indices, held_out.indices)
+            shared.splits[key, len(source)] = (train.indices, held_out.indices)
         else:
             statement = "nothing is held out: the last model is kept"
-            shared.splits[key] = (np.arange(len(source)), np.arange(0))
+            shared.splits[key, len(source)] = (np.arange(len(source)), np.arange(0))
         shared.facts.append(statement)
-    train, held_out = (Subset(source, indices) for indices in shared.splits[key])
+    train, held_out = (Subset(source, indices) for indices in shared.splits[key, len(source)])
     return train, held_out
 
 

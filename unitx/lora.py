@@ -22,12 +22,12 @@ class LoRA(nn.Module):
         gate: (N, 1), 1 for the tokens that the adapter acts on; None for all.
     """
 
-    def __init__(self, base: Linear, rank: int = RANK):
+    def __init__(self, base: Linear):
         super().__init__()
         self.base = base.requires_grad_(False)
-        self.down = nn.Parameter(torch.randn(rank, base.in_features) * base.in_features**-0.5)
-        self.up = nn.Parameter(torch.zeros(base.out_features, rank))
-        self.scale = ALPHA / rank
+        self.down = nn.Parameter(torch.randn(RANK, base.in_features) * base.in_features**-0.5)
+        self.up = nn.Parameter(torch.zeros(base.out_features, RANK))
+        self.scale = ALPHA / RANK
         self.gate: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,12 +41,12 @@ class LoRA(nn.Module):
         return self.base.requires_grad_(True)
 
 
-def add_lora(backbone: Backbone, rank: int = RANK) -> None:
+def add_lora(backbone: Backbone) -> None:
     """Put an adapter on every linear map of every block that has none yet, and freeze the rest of the backbone."""
     backbone.requires_grad_(False)
     for module, name in _linears(backbone):
         linear = getattr(module, name)
-        adapter = linear if isinstance(linear, LoRA) else LoRA(linear, rank).to(backbone.norm.weight.device)
+        adapter = linear if isinstance(linear, LoRA) else LoRA(linear).to(backbone.norm.weight.device)
         adapter.down.requires_grad_(True)
         adapter.up.requires_grad_(True)
         setattr(module, name, adapter)

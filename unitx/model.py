@@ -204,7 +204,7 @@ class Model(nn.Module):
         """
         from safetensors.torch import save_file
 
-        folder = Path(folder)
+        folder = Path(folder).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: _stored(value, dtype) for name, value in self.state_dict().items()}
         config = json.dumps(self.config(), indent=2, ensure_ascii=False) + "\n"

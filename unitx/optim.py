@@ -15,6 +15,7 @@ from unitx.backbone import Attention
 if TYPE_CHECKING:
     from unitx.model import Model
 
+MOMENTUM = 0.95  # Muon's
 MUON_RATE = 4.0  # Muon's learning rate in multiples of AdamW's: one peak rate is given for both
 
 
@@ -34,12 +35,11 @@ class Muon(torch.optim.Optimizer):
         self,
         params: Iterable[Any],
         lr: float,
-        momentum: float = 0.95,
         weight_decay: float = 0.0,
         splits: dict[nn.Parameter, list[int]] | None = None,
         dtype: torch.dtype = torch.float32,
     ):
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        super().__init__(params, {"lr": lr, "momentum": MOMENTUM, "weight_decay": weight_decay})
         self.splits = splits or {}
         self.dtype = dtype
 

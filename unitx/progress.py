@@ -32,7 +32,7 @@ class Reporter:
 
     def start(self, steps: int | None, seconds: float | None, progress: Progress) -> None:
         """Begin: the run's length in steps or in seconds."""
-        self.seconds, self.steps = seconds, steps
+        self.steps = steps
         self.last_step = time.monotonic()
         if self.active and sys.stderr.isatty():
             from tqdm import tqdm

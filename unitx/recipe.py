@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import files
 from numbers import Integral, Real
@@ -98,7 +98,7 @@ class Recipe:
         tune: what finetune trains of the backbone: all, head, norms or lora.
         freeze: modalities whose tokenizer and answers shall stay exactly as they are, "text,image"; an align task then
             teaches a new modality the space that they have.
-        layer_decay: finetune multiplies the learning rate by this for each block further from the output.
+        layer_decay: factor of the learning rate for each block further from the output; below 1 when fine-tuning.
     """
 
     about: str = ""
@@ -166,7 +166,7 @@ def load_recipe(source: str | Path | Recipe) -> Recipe:
     """
     if isinstance(source, Recipe):
         return replace(source)
-    path = Path(source)
+    path = Path(source).expanduser()
     if path.is_dir() and (path / "recipe.yaml").is_file():
         path = path / "recipe.yaml"
     if path.is_file():
@@ -304,8 +304,8 @@ def check(recipe: Recipe) -> None:
         value = getattr(recipe, name)
         if value is not None and not 0 <= value < 1:
             raise UnitxError(f"{name} is {value}; it must be from 0 to below 1")
-    if (recipe.workers or 0) < 0 or recipe.weight_decay < 0 or recipe.layer_decay > 1:
-        raise UnitxError("workers and weight_decay must be at least 0, and layer_decay at most 1")
+    if min(recipe.workers or 0, recipe.seed, recipe.weight_decay) < 0 or recipe.layer_decay > 1:
+        raise UnitxError("workers, seed and weight_decay must be at least 0, and layer_decay at most 1")
     for modality, options in recipe.tokenizers.items():
         if not isinstance(options, dict):
             raise UnitxError(f"tokenizers.{modality} is {options!r}; it must be fields, such as max_tokens: 256")
@@ -356,9 +356,13 @@ def _data_fields(tree: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], st
 
 def _named(data: Any) -> Any:
     """Data as recipe.yaml names them: a path, a name, a world; of what is in memory the kind of object."""
-    if data is None or isinstance(data, str | os.PathLike) or (isinstance(data, dict) and "world" in data):
-        return data
-    return {IN_MEMORY: type(data).__name__}
+    named = data is None or isinstance(data, str | os.PathLike) or is_world(data)
+    return data if named else {IN_MEMORY: type(data).__name__}
+
+
+def is_world(data: Any) -> bool:
+    """Whether it names made data: {"world": NAME, option: …}."""
+    return isinstance(data, Mapping) and isinstance(data.get("world"), str)
 
 
 def in_memory(recipe: Recipe) -> dict[str, str]:

@@ -20,15 +20,15 @@ from unitx.batches import EVALUATION, Feed, Preparer, plan_rows
 from unitx.data import Source, Subset, check_columns, labels_in, open_source
 from unitx.embedding import predicting_task
 from unitx.errors import UnitxError
-from unitx.evaluation import task_outputs
+from unitx.evaluation import class_rates, task_outputs
 from unitx.media import describe
 from unitx.model import Model
 from unitx.plots import new_figure
-from unitx.source import name_of
+from unitx.source import is_answered, name_of, unseen
 from unitx.task import Task, TaskInfo
-from unitx.worlds.emoji import EmojiWorld
 
 SEED = 0  # of made data; the rows of other data are all scored, in order
+FILES = ("scores.json", "classes.csv", "confusion.csv", "report.png")
 WORST = 20  # mistakes shown
 MATRIX, CONFUSED, BARS = 100, 40, 30  # classes: in a whole matrix, in one of the most confused, in the bars
 PRECISION, RECALL = "#0072b2", "#e69f00"
@@ -61,7 +61,7 @@ class Report:
             labels a row its average precision; NaN where it is not defined.
         confusion: (classes, classes) counts, rows the truth, columns the answer; None with several labels a row.
         mistakes: the worst ones, by the probability of the wrong answer.
-        folder: where scores.json and, of a classification, classes.csv, confusion.csv and report.png lie.
+        folder: where `FILES` lie; those but scores.json are a classification's.
     """
 
     task: str
@@ -98,7 +98,7 @@ class Report:
             for modality, count in self.shortened.items()
         ]
         if self.folder:
-            lines.append(f"written to {self.folder}: {', '.join(sorted(file.name for file in self.folder.iterdir()))}")
+            lines.append(f"written to {self.folder}: {', '.join(f for f in FILES if (self.folder / f).is_file())}")
         return "\n".join(lines)
 
 
@@ -129,14 +129,13 @@ def evaluate(
         UnitxError: the data lack a column, or have no row whose label the model knows or that can be read.
     """
     if not isinstance(model, Model):
-        folder = folder or (Path(model) / "evaluation" if Path(model).is_dir() else None)
+        home = Path(model).expanduser()
+        folder = folder or (home / "evaluation" if home.is_dir() else None)
         model = Model.from_pretrained(model)
     head = copy(model.head(task or predicting_task(model)))
     head.info = info = replace(head.info, reads=reads or head.info.reads, label=label or head.info.label)
     _check_modalities(model, info)
-    source = open_source(data, info.reads, info.label)
-    if isinstance(source, EmojiWorld) and source.part == "train":
-        source = replace(source, part="test")  # made data: what no training has shown
+    source = unseen(open_source(data, info.reads, info.label))
     notes = check_columns(source, info.reads, info.label, bool(info.options.get("multi_label")), evaluated=True)
     kept, unknown, unlabelled = known_rows(info, source)
     feed, preparer = Feed(info, kept), Preparer(model.processors)
@@ -154,7 +153,7 @@ def evaluate(
         mistakes = worst_mistakes(head, outputs, targets, of_items.rows)
         report.mistakes = [mistake._replace(row=int(kept.indices[mistake.row])) for mistake in mistakes]
     if folder is not None:
-        report.folder = Path(folder)
+        report.folder = Path(folder).expanduser()
         _write(report)
         if head.classifies:
             draw_report(report, [_thumbnail(feed, preparer, mistake.row) for mistake in mistakes])
@@ -181,7 +180,7 @@ def known_rows(info: TaskInfo, source: Source) -> tuple[Subset, Counter[str], in
     kept, unlabelled = [], 0
     for i, cell in enumerate(source.column(info.label)):
         names = labels_in(cell, multi)
-        answered = bool(names) or (multi and cell == [])  # no label holds, which is an answer
+        answered = is_answered(cell, multi)
         unknown.update(name for name in names if name not in known)
         unlabelled += not answered
         if answered and (not names or not known.isdisjoint(names)):
@@ -197,21 +196,22 @@ def known_rows(info: TaskInfo, source: Source) -> tuple[Subset, Counter[str], in
 
 def class_scores(head: Task, outputs: Tensor, targets: Tensor) -> tuple[list[dict[str, Any]], np.ndarray | None]:
     """Each class's scores, and the confusion matrix (classes, classes), which several labels a row do not have."""
-    from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_fscore_support
+    from sklearn.metrics import average_precision_score, confusion_matrix
 
     names, multi = head.info.labels, _is_multi(head)
-    truth = (targets > 0.5).int().numpy() if multi else targets.argmax(-1).numpy()
-    found = (outputs > 0).int().numpy() if multi else outputs.argmax(-1).numpy()
-    places = range(len(names))
-    scores = precision_recall_fscore_support(truth, found, labels=places, average=None, zero_division=np.nan)
-    columns = dict(zip(("precision", "recall", "f1", "support"), scores, strict=True))
     if multi:
-        held = truth.any(0)
+        truth, found = (targets > 0.5).numpy(), (outputs > 0).numpy()
         average = np.full(len(names), np.nan)
-        average[held] = average_precision_score(truth[:, held], outputs.numpy()[:, held], average=None)
-        columns = {"average_precision": average, **columns}
+        for i in np.flatnonzero(truth.any(0)):
+            average[i] = average_precision_score(truth[:, i], outputs[:, i].numpy())
+        columns, confusion = {"average_precision": average, **class_rates(truth, found)}, None
+    else:
+        each = np.eye(len(names), dtype=bool)
+        truth, found = targets.argmax(-1).numpy(), outputs.argmax(-1).numpy()
+        columns = class_rates(each[truth], each[found])
+        confusion = confusion_matrix(truth, found, labels=range(len(names)))
     classes = [{"class": name, **{c: v[i].item() for c, v in columns.items()}} for i, name in enumerate(names)]
-    return classes, None if multi else confusion_matrix(truth, found, labels=places)
+    return classes, confusion
 
 
 def _is_multi(head: Task) -> bool:
@@ -235,7 +235,7 @@ def worst_mistakes(head: Task, outputs: Tensor, targets: Tensor, rows: list[int]
 def _write(report: Report) -> None:
     assert report.folder is not None
     report.folder.mkdir(parents=True, exist_ok=True)
-    for name in ("classes.csv", "confusion.csv", "report.png"):  # of an earlier evaluation
+    for name in FILES:  # of an earlier evaluation
         (report.folder / name).unlink(missing_ok=True)
     numbers = asdict(replace(report, classes=[], confusion=None, mistakes=[], folder=None))
     numbers = {name: value for name, value in numbers.items() if name not in ("classes", "confusion", "folder")}

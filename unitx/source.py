@@ -34,6 +34,26 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class MadeSource(Source, Protocol):
+    """Data made by a program, which come in parts that share nothing: "train" is learned from, the others judge."""
+
+    part: str
+
+    def of_part(self, part: str) -> MadeSource:
+        """The same data's other part, "validation" or "test"."""
+        ...
+
+    def prepare(self) -> MadeSource:
+        """Make what all rows are drawn from, before workers are forked; returns itself."""
+        ...
+
+
+def unseen(source: Source) -> Source:
+    """Data to judge by: of made data that were named as a whole the test part, other data as they are."""
+    return source.of_part("test") if isinstance(source, MadeSource) and source.part == "train" else source
+
+
 def read_rows(
     source: Source, indices: Sequence[int], rngs: Sequence[np.random.Generator], strength: float = 1.0
 ) -> list[dict[str, Any] | BadItem]:
@@ -109,15 +129,11 @@ def labels_of(source: Source, label: str, multi: bool = False) -> tuple[list[str
     Names are in alphabetical order, or by value where all are whole numbers. Rows without a label count nowhere.
     """
     counts = Counter(name for cell in source.column(label) for name in labels_in(cell, multi))
-    numbers = all(name.lstrip("-").isdecimal() for name in counts)
+    numbers = all(name.removeprefix("-").isdecimal() for name in counts)
     names = sorted(counts, key=lambda name: (int(name), name) if numbers else (0, name))
     return names, [counts[name] for name in names]
 
 
-def labelled(source: Source, label: str, multi: bool = False) -> tuple[Source, int]:
-    """The rows that have a label, and how many have none. With `multi` an empty list is an answer: no label holds."""
-    cells = source.column(label)
-    kept = [i for i, cell in enumerate(cells) if labels_in(cell, multi) or (multi and cell == [])]
-    if len(kept) == len(cells):
-        return source, 0
-    return Subset(source, np.array(kept, dtype=int)), len(cells) - len(kept)
+def is_answered(cell: Any, multi: bool = False) -> bool:
+    """Whether a cell of a label column holds an answer; with `multi` an empty list is one: no label holds."""
+    return bool(labels_in(cell, multi)) or (multi and cell == [])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from unitx.backbone import Linear
 
 GELU_GAIN = 1.6  # restores the RMS of normally distributed values after a GELU
-FAINT = 0.002  # energy of gradients below which a patch counts as even: 2 % of the range from pixel to pixel
+GRADIENT_EPS = 0.002  # energy of gradients below which a patch counts as even: 2 % of the range from pixel to pixel
 
 
 class Stem(nn.Module):
@@ -74,7 +74,7 @@ def oriented_gradients(patches: Tensor, count: int) -> Tensor:
     """
     down, across = torch.gradient(patches.float().mean(-1), dim=(1, 2))
     energy = down.square() + across.square()
-    size = torch.sqrt(energy / (energy.mean((1, 2), keepdim=True) + FAINT))
+    size = torch.sqrt(energy / (energy.mean((1, 2), keepdim=True) + GRADIENT_EPS))
     direction = torch.atan2(down, across) * (count / math.pi)  # half a turn is `count` steps
     away = (direction[..., None] - torch.arange(count, device=patches.device)).remainder(count)
     share = (1 - torch.minimum(away, count - away)).clamp(min=0)

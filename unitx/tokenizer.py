@@ -68,14 +68,12 @@ class Tokenizer(nn.Module):
 
     Attributes:
         processor: its data half.
-        dim: the width of its vectors, which is the backbone's.
         Processor: the class of its data half; its fields are the modality's options in a recipe.
     """
 
     def __init__(self, processor: Processor, dim: int):
         super().__init__()
         self.processor = processor
-        self.dim = dim
 
     Processor: ClassVar[type[Processor]]  # stands here so that `Processor` in `__init__` is the class above
 

@@ -33,7 +33,7 @@ from unitx.plots import draw_curves
 from unitx.precision import DTYPES, choose_precision
 from unitx.progress import Reporter
 from unitx.recipe import save_recipe
-from unitx.worlds.emoji import EmojiWorld
+from unitx.source import MadeSource
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -97,13 +97,18 @@ class Trainer:
             load_training_state(checkpoint, self.model, [o.optimizer for o in self.optimizers])
         self.clock = torch.tensor(self.done).share_memory_()  # for the loader's workers
         self.notes, self.judged = Notes(), Notes()  # of the items trained on, and of those scored last
+        self.left_out = 0  # steps that some process had no readable rows for
         self.asked = self.stop = False  # this process's wish, and what all processes have agreed on
 
     def _choose_precision(self) -> None:
         resolved = self.job.resolved
         if "precision" not in resolved:
-            name, why = choose_precision(self.recipe.precision, self.accelerator.device, self.model.backbone.config.dim)
-            resolved["precision"], resolved["precision_why"] = name, why
+            from accelerate.utils import broadcast_object_list
+
+            dim = self.model.backbone.config.dim
+            chosen = list(choose_precision(self.recipe.precision, self.accelerator.device, dim))
+            # Each process has timed products of its own; all must agree on one format.
+            resolved["precision"], resolved["precision_why"] = broadcast_object_list(chosen)
         self.model.compute_dtype = DTYPES[resolved["precision"]]
 
     def _length(self) -> int | None:
@@ -136,6 +141,7 @@ class Trainer:
             for batches, notes in self._batches():
                 started = time.monotonic()
                 metrics = self._step(batches)
+                self.left_out += not metrics
                 self.progress.step += 1
                 self._tell_time(time.monotonic() - started + self.waited)
                 self._log_step(metrics, notes)
@@ -283,8 +289,7 @@ class Trainer:
 
     def _rewind(self) -> None:
         """Take back the lines of steps that come again: those after the checkpoint."""
-        history = self._history()
-        if self.main and history:
+        if self.main and (history := self._history()):
             kept = [json.dumps(line, ensure_ascii=False) for line in history if line["step"] <= self.progress.step]
             (self.folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in kept), "utf-8")
 
@@ -301,7 +306,7 @@ class Trainer:
         say(f"a step takes {rows}")
         if self.steps is None and recipe.minutes is None:
             say(f"no length was given: it trains for {DEFAULT_MINUTES:g} minutes (--steps, --epochs or --minutes)")
-        given = [feed for feed in job.feeds if not isinstance(feed.source, EmojiWorld)]
+        given = [feed for feed in job.feeds if not isinstance(feed.source, MadeSource)]
         # A row of a language model may be a book.
         small = [f for f in given if len(f.source) < SMALL and not job.model.head(f.info.name).generates]
         if small and job.resolved.get("recipe"):
@@ -346,6 +351,8 @@ class Trainer:
             self.report.say(
                 f"{len(distinct)} items could not be read and were left out (all in {listed}); the first: {distinct[0]}"
             )
+        if self.left_out:
+            self.report.say(f"{self.left_out} of {self.progress.step} steps had too few rows that can be read")
         for modality, count in sorted(self.notes.shortened.items()):
             share = count / max(self.notes.items, 1)
             self.report.say(

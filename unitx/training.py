@@ -34,7 +34,7 @@ def train(recipe: str | Path | Recipe, *, echo: bool = True, **given: Any) -> Ru
     if chosen.tune != "all" or chosen.freeze:
         raise UnitxError("tune and freeze are for a trained model: unitx finetune MODEL RECIPE")
     name = None if isinstance(recipe, Recipe) else str(recipe)
-    if name and (base := _resolved(Path(name)).get("base")):
+    if name and (base := _resolved(Path(name).expanduser()).get("base")):
         raise UnitxError(f"{name} is of a run that fine-tuned {base}: unitx finetune {base} {name}")
     folder = _new_folder(chosen, name or "run")
     torch.manual_seed(chosen.seed)
@@ -60,12 +60,23 @@ def finetune(model: str | Path | Model, recipe: str | Path | Recipe, *, echo: bo
     for plugin in chosen.plugins:
         import_plugin(plugin)
     if isinstance(model, Model):
-        model = model.save_pretrained(folder / "base")  # a copy trains, and the run can go on
-    base = Model.from_pretrained(model)
+        model = _save_base(model, folder / "base")
+    base = Model.from_pretrained(model, "cpu")
     torch.manual_seed(chosen.seed)
     job = prepare_base(chosen, base)
     job.resolved["base"] = str(model)
     return Trainer(job, folder, echo).run()
+
+
+def _save_base(model: Model, folder: Path) -> Path:
+    """Write a model once, however many processes there are: a copy trains, and the run can go on."""
+    from accelerate import PartialState
+
+    state = PartialState()
+    if state.is_main_process:
+        model.save_pretrained(folder)
+    state.wait_for_everyone()
+    return folder
 
 
 def resume(folder: str | Path, *, echo: bool = True, **data: Any) -> Run:
@@ -79,7 +90,7 @@ def resume(folder: str | Path, *, echo: bool = True, **data: Any) -> Run:
         UnitxError: the folder holds no run, or no checkpoint; data that are missing, others than before, or not asked
             for.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     if not (folder / "recipe.yaml").is_file():
         raise UnitxError(f"{folder} holds no run: it has no recipe.yaml")
     saved = checkpoints(folder / "checkpoints")
@@ -92,8 +103,8 @@ def resume(folder: str | Path, *, echo: bool = True, **data: Any) -> Run:
     for plugin in recipe.plugins:
         import_plugin(plugin)
     torch.manual_seed(recipe.seed)
-    resolved = _resolved(folder / "recipe.yaml")
-    base = Model.from_pretrained(resolved["base"]) if "base" in resolved else None
+    resolved = _resolved(folder)
+    base = Model.from_pretrained(resolved["base"], "cpu") if "base" in resolved else None
     job = prepare_base(recipe, base) if base else build_job(recipe)
     _check_unchanged(job, resolved, saved[-1])
     job.resolved |= resolved
@@ -110,12 +121,13 @@ def _check_unchanged(job: Job, resolved: dict[str, Any], checkpoint: Path) -> No
 
 
 def _resolved(file: Path) -> dict[str, Any]:
-    """What was decided for the run whose recipe.yaml this is; nothing for other files, or the name of a recipe."""
-    return yaml.safe_load(file.read_text("utf-8")).get("resolved") or {} if file.is_file() else {}
+    """What was decided for the run whose folder or recipe.yaml this is; nothing for other files, or a recipe's name."""
+    file = file / "recipe.yaml" if file.is_dir() else file
+    return (yaml.safe_load(file.read_text("utf-8")) or {}).get("resolved") or {} if file.is_file() else {}
 
 
 def _new_folder(recipe: Recipe, name: str) -> Path:
-    folder = Path(recipe.out or Path("runs") / Path(name).stem)
+    folder = Path(recipe.out or Path("runs") / Path(name).stem).expanduser()
     if folder.exists() and not folder.is_dir():
         raise UnitxError(f"--out {folder} is a file; name a folder")
     if (folder / "recipe.yaml").exists():

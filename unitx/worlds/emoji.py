@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property
 from itertools import chain, zip_longest
 from types import ModuleType
@@ -26,6 +26,8 @@ from unitx.worlds import pictures, speech
 COLUMNS = ["image", "text", "audio", "concept", "language"]
 PARTS = ("train", "validation", "test")
 
+PICTURE_SIZE = 32  # the side, in pixels
+DRAWN_SIZE = 40  # of the drawings that pictures are made from: larger, so that they aren't blurred when turned
 PICTURES = 4  # rows of a concept that show it, at least; see `EmojiWorld.views`
 
 # How far the validation and test part vary: pictures and sound as people send them, not distorted as in training.
@@ -73,7 +75,6 @@ class EmojiWorld:
         languages: of names and speech, codes of two letters. "ja" is written only.
         part: "train", "validation" or "test".
         seed: of all that is random.
-        picture_size: side of the pictures, in pixels.
 
     Raises:
         UnitxError: an unknown part, language or emoji, or a package that isn't installed.
@@ -83,7 +84,6 @@ class EmojiWorld:
     languages: Sequence[str] = ("en", "es", "fr")
     part: str = "train"
     seed: int = 0
-    picture_size: int = 32
 
     def __post_init__(self) -> None:
         if self.part not in PARTS:
@@ -98,6 +98,10 @@ class EmojiWorld:
     def __getstate__(self) -> dict[str, Any]:
         # What is made from the settings is made again where they arrive.
         return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @property
+    def name(self) -> str:
+        return f"{len(self.emoji)} emoji"
 
     @property
     def columns(self) -> list[str]:
@@ -210,6 +214,10 @@ class EmojiWorld:
         clip = speech.vary(self._clip(concept, language, rng), rng, strength)
         return {"audio": (clip, speech.BANK_RATE), "language": languages[language]}
 
+    def of_part(self, part: str) -> EmojiWorld:
+        """The same concepts in another part."""
+        return replace(self, part=part)
+
     def prepare(self) -> EmojiWorld:
         """Draw and speak what training draws from, in several processes; done by the first row if not before.
 
@@ -240,7 +248,7 @@ class EmojiWorld:
         rng = np.random.default_rng([0, self.seed, 0, concept])
         count = _share(DRAWINGS, len(self.emoji), DRAWINGS_EACH)
         styles = [pictures.Style.random(rng, k / (count - 1)) if k else pictures.Style() for k in range(count)]
-        return np.stack([pictures.draw(self.emoji[concept], self._drawn_size, style) for style in styles])
+        return np.stack([pictures.draw(self.emoji[concept], DRAWN_SIZE, style) for style in styles])
 
     def _speak_all(self, concept: int) -> list[np.ndarray]:
         rng = np.random.default_rng([0, self.seed, 1, concept])
@@ -251,10 +259,6 @@ class EmojiWorld:
             clips += [speech.compress(self._speak(concept, language, rng)) for _ in range(count)]
         return clips
 
-    @property
-    def _drawn_size(self) -> int:
-        return self.picture_size * 5 // 4  # so that a drawing isn't blurred when it is turned
-
     def _pictures(
         self, concepts: Sequence[int], rngs: Sequence[np.random.Generator], strength: float
     ) -> list[Image.Image]:
@@ -262,7 +266,7 @@ class EmojiWorld:
             return []
         drawings = np.stack([self._drawing(*pair, strength) for pair in zip(concepts, rngs, strict=True)])
         mirror = [not pictures.HANDED.search(self.labels[concept]) for concept in concepts]
-        varied = pictures.vary(drawings, self.picture_size, rngs, strength, mirror, PATTERN[self.part])
+        varied = pictures.vary(drawings, PICTURE_SIZE, rngs, strength, mirror, PATTERN[self.part])
         return [Image.fromarray(picture) for picture in varied]
 
     def _drawing(self, concept: int, rng: np.random.Generator, strength: float) -> np.ndarray:
@@ -270,7 +274,7 @@ class EmojiWorld:
             choices = self._drawings[concept]
             return choices[int(rng.integers(1 + round(strength * (len(choices) - 1))))]
         style = pictures.Style.random(rng, strength * rng.random())
-        return pictures.draw(self.emoji[concept], self._drawn_size, style)
+        return pictures.draw(self.emoji[concept], DRAWN_SIZE, style)
 
     def _clip(self, concept: int, language: int, rng: np.random.Generator) -> np.ndarray:
         if self.part != "train":
