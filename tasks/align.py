@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from unitx.data import Source
     from unitx.tokenizer import Processor
 
+CONTRASTED = 128  # rows a step, at least: with 73 pairs of pictures and names nothing was learned in the same time
 QUERIES = 1_024  # scored at once
 NONE = -1  # the key of an empty cell, the number of no concept
 
@@ -95,6 +96,11 @@ class Align(Task):
                 f"({', '.join(unknown[:5])}): leave --label out to learn from pairs"
             )
         return replace(info, labels=info.labels or names)
+
+    @classmethod
+    def least_rows(cls, info: TaskInfo) -> int:
+        """Where rows are told from the others of their step, there must be many others."""
+        return 1 if info.label else CONTRASTED
 
     @classmethod
     def examples(cls, info: TaskInfo, row: dict[str, Any]) -> list[Example]:

@@ -138,7 +138,8 @@ class Classify(Task):
         if self.options.multi_label:
             present = targets.sum(0) > 0
             precision = average_precision_score(targets[:, present], outputs[:, present]) if present.any() else 0.0
-            f1 = np.nan_to_num(class_rates((targets > 0.5).numpy(), (outputs > 0).numpy())["f1"])
+            holds, said = (targets > 0.5).numpy(), (outputs > 0).numpy()
+            f1 = np.nan_to_num(class_rates((holds & said).sum(0), holds.sum(0), said.sum(0))["f1"])
             return {"average_precision": float(precision), "macro_f1": float(f1.mean())}
         truth, found = targets.argmax(-1), outputs.argmax(-1)
         return {

@@ -381,3 +381,15 @@ def test_workers_are_as_many_as_the_process_has_cores_to_spare(
     monkeypatch.setattr(os, "cpu_count", lambda: 256)  # of the whole machine, of which this process may have a share
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     assert data_loader(steps([text_feed()]), range(2), None).num_workers == workers
+
+
+def test_pairs_are_told_from_many_others_and_named_concepts_need_none() -> None:
+    rows = [{"left": f"text {i}", "right": f"other {i}", "concept": f"{i % 9}"} for i in range(300)]
+    info = TaskInfo("pairs", "align", {"left": "text", "right": "text"})
+    named = replace(info, label="concept", labels=[str(i) for i in range(9)])
+    pairs, concepts = (Feed(one, open_source(rows, one.reads, one.label)) for one in (info, named))
+    plan_rows(PREPARER, [pairs], 200)
+    plan_rows(PREPARER, [concepts], 200)
+    assert pairs.rows == 128 and concepts.rows < 20
+    plan_rows(PREPARER, [pairs], 8_000)
+    assert pairs.rows > 200  # at least as many, not just as many

@@ -240,6 +240,26 @@ def test_predict_reads_the_texts_of_a_folder_whole_and_names_their_files(
     assert [line[:2] for line in lines] == [["1", "sub/long.txt"], ["2", "sub/short.txt"]]
 
 
+def test_predict_shows_what_was_written_whatever_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = small_model(BOTH).save_pretrained(tmp_path / "model")
+    for i in range(2):
+        picture(i).save(tmp_path / f"{i}.png")
+    rows = [{"title": 5, "photo": ["0.png", "1.png"], "file": "x"}]
+    assert cli.main(["predict", str(folder), "--data", write_table(tmp_path / "items.jsonl", rows)]) == 0
+    header, line = csv.reader(capsys.readouterr().out.splitlines())
+    assert header[:3] == ["row", "title", "photo"] and line[:3] == ["1", "5", "0.png|1.png"]
+
+
+def test_predict_on_made_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    seen = TaskInfo("seen", "classify", {"image": "image"}, "concept", ["cat", "dog"])
+    folder = small_model(seen).save_pretrained(tmp_path / "model")
+    world = "{world: emoji, concepts: 2, part: test}"
+    with pytest.warns(UserWarning, match="could not be read"):  # the rows that are heard or read
+        assert cli.main(["predict", str(folder), "--data", world]) == 0
+    header, *lines = csv.reader(capsys.readouterr().out.splitlines())
+    assert header == ["row", "label", "score"] and sum(bool(line[1]) for line in lines) == 8
+
+
 def test_predict_needs_the_columns_of_the_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = small_model(BOTH).save_pretrained(tmp_path / "model")
     table = write_table(tmp_path / "items.csv", [{"photos": "0.png", "title": "a"}])

@@ -140,7 +140,7 @@ def further(rank: int, model: Model, recipe: Recipe) -> None:
     written: list[str] = []
     Model.save_pretrained = lambda self, to, *more: written.append(Path(to).name) or save(self, to, *more)
     run = finetune(model, recipe, echo=False)
-    assert written[:1] == ([] if rank else ["base"]) and (rank == 0) == bool(written)
+    assert written[:1] == ([] if rank else ["base"])
     assert (run.folder / "base" / "config.json").is_file() and run.metrics
 
 

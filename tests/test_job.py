@@ -11,7 +11,7 @@ from small_data import TINY, captioned, colour_folder, text_rows, tone_folder, w
 
 from unitx.config import SIZES
 from unitx.errors import UnitxError
-from unitx.job import build_job
+from unitx.job import _identity, build_job
 from unitx.recipe import Recipe, TaskRecipe, load_recipe, update
 from unitx.tokenizers.text import train_sentencepiece
 
@@ -210,6 +210,36 @@ def test_no_task_learns_from_what_another_is_judged_on(data: dict[str, str], tmp
     assert len(job.held_out[0].source) == 6 and len(job.held_out[1].source) == 1
 
 
+def test_texts_read_whole_and_in_pieces_hold_out_the_same_files(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(15):
+            (tmp_path / name / f"{i}.txt").write_text(f"{name} {i} " * 1_500)
+    tasks = {"topic": replace(CLASSIFY, reads=None), "write": TaskRecipe("next_token")}
+    for order in (["topic", "write"], ["write", "topic"]):
+        job = build_job(update(Recipe(tasks={n: tasks[n] for n in order}, data=str(tmp_path), reads="text"), **TINY))
+        learned = [set(feed.source.column("file")) for feed in job.feeds]
+        judged = [set(feed.source.column("file")) for feed in job.held_out]
+        assert learned[0] == learned[1] and judged[0] == judged[1] and len(judged[0]) == 3
+        assert not learned[0] & judged[0] and len({len(feed.source) for feed in job.feeds}) == 2
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("world:python", {"world": "python", "part": "train"}),
+        ("world:emoji:test", {"part": "test", "world": "emoji"}),
+        (MADE, dict(MADE)),
+        (ROWS := {"text": ["a"], "label": ["b"]}, dict(ROWS)),
+        (Path("texts.csv"), "./texts.csv"),
+    ],
+)
+def test_the_same_data_are_known_by_any_name(one: Any, other: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts.csv").write_text("text,label\na,b\n")
+    assert _identity(one) == _identity(other) != _identity("world:digits")
+
+
 def test_test_data_that_a_task_learns_from_are_pointed_out(data: dict[str, str], tmp_path: Path) -> None:
     test = str(write_csv(tmp_path / "test.csv", text_rows(6)))
     job = build_job(recipe(CLASSIFY, data=data["csv"], test=data["csv"]))
@@ -228,7 +258,7 @@ def test_made_data_judge_by_their_other_parts() -> None:
     assert parts() == ("train", "validation")
     assert parts(test=MADE) == ("train", "test")
     assert parts(test={**MADE, "part": "validation"}) == ("train", "validation")
-    with pytest.raises(UnitxError, match="the validation part is there to judge by"):
+    with pytest.raises(UnitxError, match="3 emoji: the validation part is there to judge by"):
         build_job(recipe(ALIGN, data={**MADE, "part": "validation"}))
 
 
@@ -237,3 +267,14 @@ def test_made_data_are_prepared_once_for_all_tasks() -> None:
     job = build_job(update(Recipe(tasks=tasks, data=MADE), **{**TINY, "batch_tokens": 64}))
     assert job.feeds[0].source is job.feeds[1].source
     assert [feed.source.part for feed in job.held_out] == ["validation", "test"]
+
+
+def test_pictures_and_sounds_of_one_folder_are_split_apart(tmp_path: Path) -> None:
+    colour_folder(tmp_path / "both", each=4)
+    for file in tone_folder(tmp_path / "tones", each=2).rglob("*.wav"):
+        target = tmp_path / "both" / file.parent.name / file.name
+        target.parent.mkdir(exist_ok=True)
+        file.rename(target)
+    tasks = {m: TaskRecipe("classify", reads=m, label="label") for m in ("image", "audio")}
+    job = build_job(update(Recipe(tasks=tasks, data=str(tmp_path / "both"), holdout=0.3), **TINY))
+    assert all(len(feed.source) and len(held.source) for feed, held in zip(job.feeds, job.held_out, strict=True))

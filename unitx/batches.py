@@ -310,6 +310,8 @@ class Evaluation(Dataset):
 def plan_rows(preparer: Preparer, feeds: list[Feed], batch_tokens: int, seed: int = 0) -> None:
     """Set each feed's rows a step so that a step has about `batch_tokens` tokens, shared by the tasks' weights.
 
+    A task may need more rows than these (`Task.least_rows`).
+
     Raises:
         UnitxError: none of a task's sampled rows could be read; says why for the first.
     """
@@ -325,7 +327,8 @@ def plan_rows(preparer: Preparer, feeds: list[Feed], batch_tokens: int, seed: in
             why = notes.skipped[0] if notes.skipped else f"no row has an item{known}"
             raise UnitxError(f"task '{feed.info.name}': none of {len(places)} sampled rows can be used: {why}")
         share = batch_tokens * feed.info.weight / whole
-        feed.rows = max(1, min(round(share / np.mean(list(tokens.values()))), 10 * len(feed.source)))
+        rows = max(TASKS.get(feed.info.kind).least_rows(feed.info), round(share / np.mean(list(tokens.values()))))
+        feed.rows = min(rows, 10 * len(feed.source))
 
 
 def data_loader(dataset: Dataset, order: Sequence[int], workers: int | None) -> DataLoader:

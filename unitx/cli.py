@@ -62,7 +62,7 @@ def split_dotted(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
         value = match[2] if match[2] is not None else next(rest, None)
         if value is None:
             raise UnitxError(f"{word} needs a value")
-        dotted[match[1]] = value if _is_text(match[1].split(".")[-1], value) else _value(match[1], value)
+        dotted[match[1]] = _typed(match[1].split(".")[-1], value)
     return words, dotted
 
 
@@ -138,11 +138,12 @@ TEXT_FIELDS = {"data", "test", "reads", "label", "out", "freeze", "tracker", "pl
 def _given(arguments: argparse.Namespace) -> dict[str, Any]:
     """The recipe fields among the flags, with their values read as YAML reads them."""
     flags = {name.removeprefix("field."): v for name, v in vars(arguments).items() if name.startswith("field.")}
-    return {name: v if _is_text(name, v) else _value(name, v) for name, v in flags.items()}
+    return {name: _typed(name, value) for name, value in flags.items()}
 
 
-def _is_text(name: str, value: Any) -> bool:
-    return name in TEXT_FIELDS and not str(value).startswith("{")
+def _typed(name: str, value: Any) -> Any:
+    """What was written after a flag: text where the field holds text (and not fields, {…}), else as YAML reads it."""
+    return value if name in TEXT_FIELDS and not str(value).startswith("{") else _value(name, value)
 
 
 def _value(name: str, text: str) -> Any:
@@ -232,16 +233,24 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
     reads = parse_reads(arguments.reads) if arguments.reads else None
     folder = arguments.out or (None if Path(arguments.model).expanduser().is_dir() else "runs/evaluation")
-    data = arguments.data if _is_text("data", arguments.data) else _value("data", arguments.data)
     _import(arguments)
-    print(evaluate(arguments.model, data, arguments.task, reads=reads, label=arguments.label, folder=folder))
+    print(
+        evaluate(
+            arguments.model,
+            _typed("data", arguments.data),
+            arguments.task,
+            reads=reads,
+            label=arguments.label,
+            folder=folder,
+        )
+    )
 
 
 def _add_predict(verbs: Any) -> None:
     parser = _add(verbs, "predict", _predict, "a task's answers to items")
     _add_model(parser)
     parser.add_argument("items", nargs="*", help="files, or texts")
-    parser.add_argument("--data", help="in their place a table with the columns that the task reads; writes CSV")
+    parser.add_argument("--data", help="in their place a folder, or a table with the task's columns; writes CSV")
     parser.add_argument("--task", help="which of the model's tasks")
     parser.add_argument("--top", type=int, default=1, help="answers to each item")
 
@@ -264,23 +273,32 @@ def _predict_rows(model: Any, arguments: argparse.Namespace) -> None:
 
     from unitx.data import check_columns, open_source
     from unitx.embedding import predicting_task
+    from unitx.source import MadeSource
 
     task = arguments.task or predicting_task(model)
     reads, label = model.head(task).info.reads, model.head(task).info.label
-    source, rng = open_source(arguments.data, reads, label), np.random.default_rng(0)
+    source, rng = open_source(_typed("data", arguments.data), reads, label), np.random.default_rng(0)
     for note in check_columns(source, reads):
         print(f"unitx: {note}", file=sys.stderr)
+    # Texts of a folder are told by their files; made data have nothing that was written.
+    columns = [together] if (together := getattr(source, "together", None)) else list(reads)
+    shown = {} if isinstance(source, MadeSource) else {column: source.column(column) for column in columns}
     rows = [source.row(i, rng) for i in range(len(source))]
     answers = model.predict(rows, task, top=arguments.top, on_error="skip")
     lines = csv.writer(sys.stdout, lineterminator="\n")
     places = ["", *(f" {place}" for place in range(2, arguments.top + 1))]
-    shown = ["file"] if "file" in source.columns else list(reads)
-    items = zip(*(source.column(column) for column in shown), strict=True)
     lines.writerow(["row", *shown, *(name + place for place in places for name in ("label", "score"))])
-    for number, (row, found) in enumerate(zip(items, answers, strict=True), 1):
-        written = [cell if isinstance(cell, str) else "" for cell in row]
+    for number, found in enumerate(answers):
         cells = [cell for answer in found for cell in (answer.label, f"{answer.score:.3f}")]
-        lines.writerow([number, *written, *cells, *[""] * (2 * arguments.top - len(cells))])
+        written = [_written(column[number]) for column in shown.values()]
+        lines.writerow([number + 1, *written, *cells, *[""] * (2 * arguments.top - len(cells))])
+
+
+def _written(cell: Any) -> str:
+    """A cell for CSV: texts, paths and numbers as they are, several parted by "|", nothing for a picture's bytes."""
+    if isinstance(cell, list):
+        return "|".join(map(_written, cell))
+    return str(cell) if isinstance(cell, str | int | float) else ""
 
 
 def _add_generate(verbs: Any) -> None:
@@ -319,8 +337,8 @@ def _embed(arguments: argparse.Namespace) -> None:
 
     model, index = _load(arguments), Index(arguments.out)
     for item in arguments.items:
-        if item.endswith(os.sep) and not os.path.isdir(os.path.expanduser(item)):
-            raise UnitxError(f"there is no folder {item}; a text ends otherwise")
+        if item.endswith(os.sep) and arguments.modality != "text" and not os.path.isdir(os.path.expanduser(item)):
+            raise UnitxError(f"there is no folder {item}; if it is a text, add --modality text")
         exists = os.path.exists(os.path.expanduser(item))
         added = index.add(model, item if exists else [item], arguments.modality)
         print(f"{item}: {added.new} new, {added.changed} changed, {added.unchanged} as before, {added.skipped} skipped")

@@ -129,14 +129,15 @@ def _check_there(source: Source, column: str, label: str | None) -> None:
 
 def _check_label(source: Source, label: str, multi: bool, evaluated: bool) -> list[str]:
     names, counts = labels_of(source, label, multi)
-    if not names:
+    cells = source.column(label)
+    empty = sum(not is_answered(cell, multi) for cell in cells)
+    if not names and (empty == len(cells) or not evaluated):
         raise UnitxError(f"{name_of(source)}: the label column '{label}' is empty: name another with --label")
     if len(names) == 1 and not (multi or evaluated):
         raise UnitxError(
             f"{name_of(source)}: one class only in '{label}', '{names[0]}' ({counts[0]:,} rows): "
             "there is nothing to tell apart; give data of at least two classes, or another --label"
         )
-    empty = sum(not is_answered(cell, multi) for cell in source.column(label))
     return [f"{empty:,} of {len(source):,} rows have no label in '{label}' and are left out"] if empty else []
 
 

@@ -78,9 +78,8 @@ def open_source(data: Any, reads: dict[str, str] | None = None, label: str | Non
 
 def _open_path(data: str | os.PathLike, reads: dict[str, str] | None, label: str | None) -> Source:
     name = os.fspath(data)
-    if name.startswith("world:"):
-        _, world, *part = name.split(":", 2)
-        return _open_world(world, **({"part": part[0]} if part else {}))
+    if world := named_world(name):
+        return _open_object(world)
     path = Path(os.path.expanduser(name))
     try:
         if os.path.isdir(path):
@@ -93,6 +92,13 @@ def _open_path(data: str | os.PathLike, reads: dict[str, str] | None, label: str
     if not isinstance(data, str) or known or not HUB_NAME.fullmatch(name) or _near(path):
         raise _missing(path)
     return load_hub(name)
+
+
+def named_world(name: str) -> dict[str, str] | None:
+    """`world:NAME` or `world:NAME:PART` as {"world": NAME, "part": PART}; None for another name."""
+    kind, _, rest = name.partition(":")
+    world, _, part = rest.partition(":")
+    return ({"world": world} | ({"part": part} if part else {})) if kind == "world" and world else None
 
 
 def _missing(path: Path) -> UnitxError:

@@ -49,20 +49,15 @@ def score(model: Model, preparer: Preparer, feed: Feed, seed: int) -> tuple[dict
     return model.head(feed.info.name).score(outputs, targets) if len(outputs) else {}, notes
 
 
-def class_rates(truth: np.ndarray, found: np.ndarray) -> dict[str, np.ndarray]:
+def class_rates(hits: np.ndarray, support: np.ndarray, said: np.ndarray) -> dict[str, np.ndarray]:
     """Each class's precision, recall, F1 and support, NaN where one is not defined.
 
     Args:
-        truth, found: (rows, classes) bool, whether a class holds and was said to.
+        hits, support, said: (classes,) rows where it holds and was said to, where it holds, where it was said to.
     """
-    hits, support, said = (truth & found).sum(0), truth.sum(0), found.sum(0)
     with np.errstate(invalid="ignore"):
-        return {
-            "precision": hits / said,
-            "recall": hits / support,
-            "f1": 2 * hits / (support + said),
-            "support": support,
-        }
+        f1 = 2 * hits / (support + said)
+        return {"precision": hits / said, "recall": hits / support, "f1": f1, "support": support}
 
 
 def _concatenate(parts: list[Any]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -14,7 +14,7 @@ import numpy as np
 
 from unitx.batches import Feed, Preparer, plan_rows
 from unitx.config import SIZES, size_of
-from unitx.data import Source, Subset, check_columns, guess_reads, open_source, parse_reads, split
+from unitx.data import Source, Subset, check_columns, guess_reads, named_world, open_source, parse_reads, split
 from unitx.errors import BadItem, UnitxError
 from unitx.model import Model
 from unitx.recipe import Recipe, TaskRecipe, backbone_config, check, is_world
@@ -126,19 +126,20 @@ def _extended(
 
 @dataclass
 class Shared:
-    """What the tasks of a run share: what one of them is judged on, no other may learn from.
+    """What the tasks of a run share: rows that one of them holds out, no other learns from.
 
     Attributes:
-        learned: data that a task learns from → its name.
-        divided: data of which some task holds a part out.
-        splits: data → the training and the held-out rows.
+        facts: plain sentences about the data, for the log.
+        learned: data → a task that learns from them.
+        held_out_of: data of which some task holds a part out.
+        splits: data → their training and held-out rows, the same for all tasks.
         made: data → the training part of made data, which is prepared once.
     """
 
     facts: list[str]
     learned: dict[Any, str]
-    divided: set[Any]
-    splits: dict[Any, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    held_out_of: set[Any]
+    splits: dict[Any, tuple[Subset, Subset]] = field(default_factory=dict)
     made: dict[Any, MadeSource] = field(default_factory=dict)
 
 
@@ -155,11 +156,15 @@ def _named_data(recipe: Recipe, task: TaskRecipe) -> tuple[Any, Any]:
 
 
 def _identity(data: Any) -> Any:
-    """A key that is equal for the same data, however their path is spelled."""
+    """A key that is equal for the same data, however they are named."""
     if isinstance(data, str | os.PathLike):
         path = os.path.expanduser(data)
-        return os.path.realpath(path) if os.path.exists(path) else os.fspath(data)
-    return repr(data) if is_world(data) else id(data)
+        data = named_world(os.fspath(data)) or (os.path.realpath(path) if os.path.exists(path) else os.fspath(data))
+    if is_world(data):
+        return repr(sorted({"part": "train", **data}.items()))
+    if isinstance(data, Mapping):  # recipes copy dictionaries, but not what they hold
+        return tuple((name, id(cells)) for name, cells in data.items())
+    return data if isinstance(data, str) else id(data)
 
 
 def _open_task(recipe: Recipe, task: TaskRecipe, shared: Shared, known: TaskInfo) -> tuple[Source, Source, TaskInfo]:
@@ -177,15 +182,19 @@ def _open_task(recipe: Recipe, task: TaskRecipe, shared: Shared, known: TaskInfo
     source = open_source(given, reads, label)
     reads = reads or guess_reads(source, label)
     tests = None if test is None else unseen(open_source(test, reads, label))
-    if not isinstance(tests, MadeSource | None) and _identity(test) in shared.learned:
-        learner = shared.learned[_identity(test)]
-        shared.facts.append(f"task '{name}' is judged on what '{learner}' learns from: that says nothing of new data")
     for part in (source, tests):
         if part is not None and len(part):
             found = check_columns(part, reads, label, multi, evaluated=part is tests)
             shared.facts += [fact for fact in found if fact not in shared.facts]
     source, held_out = _parts(recipe, _identity(given), source, label, multi, shared)
-    tests = held_out if tests is None else tests
+    learner = shared.learned.get(_identity(test))
+    if tests is None:
+        assert held_out is not None  # the data of a task without test data are split
+        tests = held_out
+    elif learner and not isinstance(tests, MadeSource):
+        shared.facts.append(f"task '{name}' is judged on what '{learner}' learns from: that says nothing of new data")
+    if isinstance(tests, MadeSource):
+        shared.facts.append(f"task '{name}' is judged on the {tests.part} part of {name_of(tests)}: made data")
     info = replace(known, reads=reads, label=label, weight=task.weight, options=known.options | options)
     for modality in info.reads.values():
         TOKENIZERS.get(modality)
@@ -194,32 +203,43 @@ def _open_task(recipe: Recipe, task: TaskRecipe, shared: Shared, known: TaskInfo
 
 def _parts(
     recipe: Recipe, key: Any, source: Source, label: str | None, multi: bool, shared: Shared
-) -> tuple[Source, Source]:
-    """Training rows, and what is held out of the data where some task has no test data: the validation part of made
-    data, rows chosen by the seed of other data.
+) -> tuple[Source, Source | None]:
+    """Training rows, and those held out where some task has no test data: the validation part of made data, rows chosen
+    by the seed of other data.
 
     Raises:
         UnitxError: the validation or test part of made data are to be learned from.
     """
     if isinstance(source, MadeSource):
         if source.part != "train":
-            raise UnitxError(f"the {source.part} part is there to judge by: learn from the train part")
+            raise UnitxError(f"{name_of(source)}: the {source.part} part is there to judge by; train on the train part")
         if key not in shared.made:
             shared.made[key] = source.prepare()
-            shared.facts.append(f"{name_of(source)}: made data, of which another part judges")
         return shared.made[key], source.of_part("validation")
-    if key not in shared.divided:
-        return source, Subset(source, np.arange(0))
-    if (key, len(source)) not in shared.splits:
-        if recipe.holdout:
-            train, held_out, statement = split(source, label, recipe.holdout, recipe.seed, multi)
-            shared.splits[key, len(source)] = (train.indices, held_out.indices)
-        else:
-            statement = "nothing is held out: the last model is kept"
-            shared.splits[key, len(source)] = (np.arange(len(source)), np.arange(0))
-        shared.facts.append(statement)
-    train, held_out = (Subset(source, indices) for indices in shared.splits[key, len(source)])
+    if key not in shared.held_out_of:
+        return source, None
+    # Texts may be read whole by one task and in pieces by another: they are known by their files, other rows by number.
+    key = key, getattr(source, "together", None) or len(source)
+    if key in shared.splits:
+        return _split_as_before(source, *shared.splits[key])
+    if recipe.holdout:
+        train, held_out, statement = split(source, label, recipe.holdout, recipe.seed, multi)
+    else:
+        train, held_out = Subset(source, np.arange(len(source))), Subset(source, np.arange(0))
+        statement = "nothing is held out: the last model is kept"
+    shared.facts.append(statement)
+    shared.splits[key] = train, held_out
     return train, held_out
+
+
+def _split_as_before(source: Source, train: Subset, held_out: Subset) -> tuple[Subset, Subset]:
+    """The split that another task made of the same data, which may read whole texts where this one reads pieces."""
+    if len(source) != len(train) + len(held_out):
+        together = source.together  # type: ignore[attr-defined]
+        files = set(held_out.column(together))
+        is_held = np.array([file in files for file in source.column(together)])
+        return Subset(source, np.flatnonzero(~is_held)), Subset(source, np.flatnonzero(is_held))
+    return Subset(source, train.indices), Subset(source, held_out.indices)
 
 
 def _processors(recipe: Recipe, feeds: list[Feed], base: Model | None, facts: list[str]) -> dict[str, Processor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.resources import files
 from numbers import Integral, Real
@@ -67,7 +67,7 @@ class Recipe:
         about: one line that says what the recipe is for.
         tasks: name → task; all are trained at once, in the same batches.
         data: folder, file, hub name or `world:emoji`, for the tasks that do not name their own.
-        test: data to evaluate on; without it a seeded part of `data` is held out.
+        test: data to evaluate on; without it a seeded part of `data` is held out, of made data the validation part.
         reads: columns and what they are read as, "photo:image,title:text", or as fields; guessed where it is plain.
         label: the column that holds the answer.
         tokenizers: modality → options of its processor (patch, max_tokens, vocabulary, …).
@@ -87,7 +87,7 @@ class Recipe:
         augment: none, light or strong variation of the training items, growing through the run.
         label_smoothing: of classify tasks that do not set their own; None for the task's default.
         class_weights: auto or none, of classify tasks that do not set their own.
-        holdout: share of the rows held out where no test data is given.
+        holdout: share of the rows held out where no test data is given, from all tasks on the same data.
         evaluations: how often the held-out rows are scored, evenly over the run; the last at its end.
         checkpoint_every: steps between checkpoints that `--resume` continues from, besides those at each evaluation.
         precision: auto (measured), fp32 or bf16.
@@ -98,7 +98,7 @@ class Recipe:
         tune: what finetune trains of the backbone: all, head, norms or lora.
         freeze: modalities whose tokenizer and answers shall stay exactly as they are, "text,image"; an align task then
             teaches a new modality the space that they have.
-        layer_decay: factor of the learning rate for each block further from the output; below 1 when fine-tuning.
+        layer_decay: factor of the learning rate for each block further from the output; below 1 for fine-tuning.
     """
 
     about: str = ""
@@ -362,7 +362,7 @@ def _named(data: Any) -> Any:
 
 def is_world(data: Any) -> bool:
     """Whether it names made data: {"world": NAME, option: …}."""
-    return isinstance(data, Mapping) and isinstance(data.get("world"), str)
+    return isinstance(data, dict) and isinstance(data.get("world"), str)
 
 
 def in_memory(recipe: Recipe) -> dict[str, str]:

@@ -24,7 +24,7 @@ from unitx.evaluation import class_rates, task_outputs
 from unitx.media import describe
 from unitx.model import Model
 from unitx.plots import new_figure
-from unitx.source import is_answered, name_of, unseen
+from unitx.source import MadeSource, is_answered, name_of, unseen
 from unitx.task import Task, TaskInfo
 
 SEED = 0  # of made data; the rows of other data are all scored, in order
@@ -136,7 +136,8 @@ def evaluate(
     head.info = info = replace(head.info, reads=reads or head.info.reads, label=label or head.info.label)
     _check_modalities(model, info)
     source = unseen(open_source(data, info.reads, info.label))
-    notes = check_columns(source, info.reads, info.label, bool(info.options.get("multi_label")), evaluated=True)
+    notes = [f"made data: their {source.part} part is scored"] if isinstance(source, MadeSource) else []
+    notes += check_columns(source, info.reads, info.label, bool(info.options.get("multi_label")), evaluated=True)
     kept, unknown, unlabelled = known_rows(info, source)
     feed, preparer = Feed(info, kept), Preparer(model.processors)
     plan_rows(preparer, [feed], batch_tokens, SEED)
@@ -204,12 +205,11 @@ def class_scores(head: Task, outputs: Tensor, targets: Tensor) -> tuple[list[dic
         average = np.full(len(names), np.nan)
         for i in np.flatnonzero(truth.any(0)):
             average[i] = average_precision_score(truth[:, i], outputs[:, i].numpy())
-        columns, confusion = {"average_precision": average, **class_rates(truth, found)}, None
+        rates = class_rates((truth & found).sum(0), truth.sum(0), found.sum(0))
+        columns, confusion = {"average_precision": average, **rates}, None
     else:
-        each = np.eye(len(names), dtype=bool)
-        truth, found = targets.argmax(-1).numpy(), outputs.argmax(-1).numpy()
-        columns = class_rates(each[truth], each[found])
-        confusion = confusion_matrix(truth, found, labels=range(len(names)))
+        confusion = confusion_matrix(targets.argmax(-1), outputs.argmax(-1), labels=range(len(names)))
+        columns = class_rates(confusion.diagonal(), confusion.sum(1), confusion.sum(0))
     classes = [{"class": name, **{c: v[i].item() for c, v in columns.items()}} for i, name in enumerate(names)]
     return classes, confusion
 

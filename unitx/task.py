@@ -132,6 +132,11 @@ class Task(nn.Module):
         return info
 
     @classmethod
+    def least_rows(cls, info: TaskInfo) -> int:
+        """How many rows a step must take at least, whatever `batch_tokens` says."""
+        return 1
+
+    @classmethod
     def examples(cls, info: TaskInfo, row: dict[str, Any]) -> list[Example]:
         """The sequences to train on or evaluate that one row of data gives."""
         return [Example(info.parts(row))]

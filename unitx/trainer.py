@@ -352,7 +352,7 @@ class Trainer:
                 f"{len(distinct)} items could not be read and were left out (all in {listed}); the first: {distinct[0]}"
             )
         if self.left_out:
-            self.report.say(f"{self.left_out} of {self.progress.step} steps had too few rows that can be read")
+            self.report.say(f"{self.left_out} steps were left out: a process had too few rows that can be read")
         for modality, count in sorted(self.notes.shortened.items()):
             share = count / max(self.notes.items, 1)
             self.report.say(

@@ -16,6 +16,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,14 +28,14 @@ from unitx.job import Job, build_job
 from unitx.recipe import load_recipe, update
 
 
-def faster_autocast(step: Callable[[], None]) -> bool:
+def faster_autocast(step: Callable[[bool], None]) -> bool:
     """Whether the second and third step together are faster in bf16 autocast than in fp32."""
     seconds = {}
     for autocast in (False, True):
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            step()
-            start = time.monotonic()
-            step(), step()
+        step(autocast)
+        start = time.monotonic()
+        step(autocast)
+        step(autocast)
         seconds[autocast] = time.monotonic() - start
     return seconds[True] < seconds[False]
 
@@ -42,7 +43,13 @@ def faster_autocast(step: Callable[[], None]) -> bool:
 def train_usual(model: nn.Module, batches: Iterator, loss_of: Callable, minutes: float, lr: float) -> str:
     """AdamW (weight decay 0.05, betas 0.9 and 0.95), 5 % warm-up, cosine by the clock; returns the steps taken."""
     first = next(batches)
-    autocast = faster_autocast(lambda: loss_of(model, first).backward())
+
+    def backward(batch: Any, autocast: bool) -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = loss_of(model, batch)
+        loss.backward()
+
+    autocast = faster_autocast(lambda autocast: backward(first, autocast))
     model.zero_grad()
     optimizer = torch.optim.AdamW(model.parameters(), lr, betas=(0.9, 0.95), weight_decay=0.05, fused=True)
     model.train()
@@ -51,9 +58,7 @@ def train_usual(model: nn.Module, batches: Iterator, loss_of: Callable, minutes:
         factor = min(1.0, done / 0.05) * 0.5 * (1 + math.cos(math.pi * done))
         for group in optimizer.param_groups:
             group["lr"] = lr * max(factor, 1e-3)
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            loss = loss_of(model, next(batches))
-        loss.backward()
+        backward(next(batches), autocast)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

@@ -26,6 +26,7 @@ from unitx.worlds.emoji import EmojiWorld
 
 RECORDINGS, NAMES = 50, 900  # that a language must have to be taken
 PAIRS, PAIRS_TEST = 4_000, 400
+STRENGTH = 0.5  # of the drawings' variation: as people draw them, not as training distorts them
 SPOKEN = re.compile(r"(.+)_desc_(\w+)\.ogg")
 NAMED = re.compile(r"([\w@]+)\.utf8=(.+)")
 LICENCES = Path("/usr/share/common-licenses")
@@ -81,7 +82,7 @@ def pairs(folder: Path, part: str, count: int) -> Iterator[tuple[Path, str]]:
     # Only rows that show a picture are read: one spoken row would have the world speak all of its names.
     shown = [index for index in range(len(world)) if world.views[index % len(world.views)] == "image"]
     for number, index in enumerate(islice(cycle(shown), count)):
-        row = world.row(index, rng)
+        row = world.row(index, rng, STRENGTH)
         file = folder.absolute() / f"{number}.png"
         row["image"].save(file)
         yield file, str(rng.choice(list(of_label[row["concept"]].values())))
