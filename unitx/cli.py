@@ -62,7 +62,7 @@ def split_dotted(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
         value = match[2] if match[2] is not None else next(rest, None)
         if value is None:
             raise UnitxError(f"{word} needs a value")
-        dotted[match[1]] = _typed(match[1].split(".")[-1], value)
+        dotted[match[1]] = _typed(match[1], value)
     return words, dotted
 
 
@@ -143,7 +143,7 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _typed(name: str, value: Any) -> Any:
     """What was written after a flag: text where the field holds text (and not fields, {…}), else as YAML reads it."""
-    return value if name in TEXT_FIELDS and not str(value).startswith("{") else _value(name, value)
+    return value if name.split(".")[-1] in TEXT_FIELDS and not str(value).startswith("{") else _value(name, value)
 
 
 def _value(name: str, text: str) -> Any:
@@ -234,16 +234,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     reads = parse_reads(arguments.reads) if arguments.reads else None
     folder = arguments.out or (None if Path(arguments.model).expanduser().is_dir() else "runs/evaluation")
     _import(arguments)
-    print(
-        evaluate(
-            arguments.model,
-            _typed("data", arguments.data),
-            arguments.task,
-            reads=reads,
-            label=arguments.label,
-            folder=folder,
-        )
-    )
+    data = _typed("data", arguments.data)
+    print(evaluate(arguments.model, data, arguments.task, reads=reads, label=arguments.label, folder=folder))
 
 
 def _add_predict(verbs: Any) -> None:
