@@ -1,7 +1,7 @@
 """What each choice in the demo's recipe gives: `senses` trained with one thing changed, scored on its validation part.
 
     python tests/benchmarks/ablations.py --steps 300
-    python tests/benchmarks/ablations.py --steps 300 --seed 1 --only "depth 6"
+    python tests/benchmarks/ablations.py --steps 300 --seed 1 --only "as it is" "depth 6"
 
 Prints a table of recall@1 among the 100 concepts and the seconds of training. Changes that no user needs to make are
 made to the code here.
@@ -80,11 +80,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", choices=CHANGES)
+    parser.add_argument("--only", nargs="+", choices=CHANGES, default=CHANGES)
     arguments = parser.parse_args()
     world = EmojiWorld().prepare()  # once for all runs
     print(f"| change, {arguments.steps} steps | {' | '.join(SHOWN)} | seconds |\n|{' --- |' * (len(SHOWN) + 2)}")
-    for name in [arguments.only] if arguments.only else CHANGES:
+    for name in arguments.only:
         given, patches = CHANGES[name]
         with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
             for patch in patches():
