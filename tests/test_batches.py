@@ -307,6 +307,16 @@ def test_loader_covers_each_epoch_exactly(epoch: int):
     assert len(found) == 3 and sorted(texts) == sorted(row["text"][:30] for row in text_rows(10))
 
 
+def test_loader_names_a_column_that_is_not_there_before_it_reads(tmp_path: Path):
+    model = small_model([text_feed()])
+    rows = [{"text": "a", "topic": "red"}, {"text": "b", "topic": "blue"}]
+    with pytest.raises(UnitxError, match=r"has no column 'label'.*it has: text, topic"):
+        next(unitx.loader(model, rows))
+    files = [{"text": f"{name}.jpg", "label": name} for name in ("red", "blue")]
+    with pytest.raises(UnitxError, match="'text' is read as text but"):
+        next(unitx.loader(model, files))
+
+
 def test_loader_repeats_the_smaller_of_two_tasks():
     feeds = [text_feed(name="topic"), text_feed(name="other")]
     model = small_model(feeds)

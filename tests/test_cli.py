@@ -260,6 +260,15 @@ def test_predict_on_made_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert header == ["row", "label", "score"] and sum(bool(line[1]) for line in lines) == 8
 
 
+def test_a_file_that_is_not_there_gets_no_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    topics = TaskInfo("topic", "classify", {"text": "text"}, "label", ["a", "b"])
+    folder = small_model(topics).save_pretrained(tmp_path / "model")
+    with pytest.warns(UserWarning, match="3 of 4 items could not be read; the first: there is no file review.txt"):
+        assert cli.main(["predict", str(folder), "review.txt", "cat.jpg", "a.WAV", "see cat.jpg"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.endswith("could not be read") for line in lines] == [True, True, True, False]
+
+
 def test_predict_needs_the_columns_of_the_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = small_model(BOTH).save_pretrained(tmp_path / "model")
     table = write_table(tmp_path / "items.csv", [{"photos": "0.png", "title": "a"}])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +13,12 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+import yaml
 from nbclient import NotebookClient
 from PIL import Image
 
 from unitx.cli import main
-from unitx.demo import Showcase, demo, recalls
+from unitx.demo import Showcase, _tell_if_stopped, demo, recalls
 
 NOTEBOOK = Path(__file__).parent.parent / "docs" / "demo.ipynb"
 
@@ -64,6 +67,18 @@ def test_a_second_time_it_shows_what_is_there(
     assert set(table) == {"image→name", "speech→name", "speech→image", "name→image", "name→speech", "image→speech"}
     assert "remove the folder to train anew" in capsys.readouterr().out
     assert (home / "runs/demo/model/model.safetensors").read_bytes() == before
+
+
+def test_a_demo_that_was_stopped_says_how_it_goes_on(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = tmp_path / "demo"
+    shutil.copytree(home / "runs/demo", folder)
+    _tell_if_stopped(folder)
+    assert not capsys.readouterr().out
+    written = yaml.safe_load((folder / "recipe.yaml").read_text())
+    written["given"]["minutes"] = 9
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(written))
+    _tell_if_stopped(folder)
+    assert re.search(rf"after \d+ of 540 seconds; .* unitx train --resume {folder}", capsys.readouterr().out)
 
 
 def test_the_notebook_runs(home: Path) -> None:

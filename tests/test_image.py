@@ -346,3 +346,13 @@ def test_the_tokenizer_keeps_the_scale_and_the_dtype():
     assert out.dtype == torch.float32 and tokenizer(values.bfloat16(), [16]).dtype == torch.bfloat16
     assert tokenizer(values[:0], []).shape == (0, 256)
     assert len(SMALL.windows(SMALL.features(SMALL.read(noise(32, 32))))) == 1
+
+
+def test_twelve_megapixels_are_decoded_reduced_to_at_most_256_patches(tmp_path: Path) -> None:
+    file = tmp_path / "large.jpg"
+    Image.linear_gradient("L").resize((4000, 3000)).convert("RGB").save(file)
+    processor = ImageProcessor()
+    picture = processor.read(file)
+    assert picture.width < 1200  # JPEG's own scaling by 1/4: nobody decoded twelve million pixels
+    rows, columns = patch_grid(3000, 4000, 256)
+    assert len(processor.prepare(file)) == rows * columns <= 256 and columns / rows == pytest.approx(4 / 3, rel=0.1)

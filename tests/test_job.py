@@ -14,6 +14,7 @@ from unitx.errors import UnitxError
 from unitx.job import _identity, build_job
 from unitx.recipe import Recipe, TaskRecipe, load_recipe, update
 from unitx.tokenizers.text import train_sentencepiece
+from unitx.worlds.emoji import EmojiWorld
 
 
 def recipe(task: TaskRecipe | str = "image-classify", **given: Any) -> Recipe:
@@ -278,3 +279,15 @@ def test_pictures_and_sounds_of_one_folder_are_split_apart(tmp_path: Path) -> No
     tasks = {m: TaskRecipe("classify", reads=m, label="label") for m in ("image", "audio")}
     job = build_job(update(Recipe(tasks=tasks, data=str(tmp_path / "both"), holdout=0.3), **TINY))
     assert all(len(feed.source) and len(held.source) for feed, held in zip(job.feeds, job.held_out, strict=True))
+
+
+def test_made_data_are_made_after_all_that_can_be_wrong_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EmojiWorld, "prepare", lambda self: pytest.fail("drawn and spoken for nothing"))
+    wrong: list[tuple[TaskRecipe, dict[str, Any]]] = [
+        (ALIGN, {"tokenizers.image": {"patches": 8}}),
+        (replace(ALIGN, options={"temprature": 1}), {}),
+        (replace(ALIGN, reads={"image": "imag"}), {}),
+    ]
+    for task, given in wrong:
+        with pytest.raises(UnitxError):
+            build_job(recipe(task, data=MADE, **given))

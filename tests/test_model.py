@@ -129,6 +129,10 @@ def cut_weights(folder: Path) -> None:
 
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "another format": (edit(lambda c: c.update(format=99)), "config.json has format 99.*version"),
+    "another format and fields": (
+        edit(lambda c: {"format": 0, "body": {}}),
+        "config.json has format 0.*version",
+    ),
     "no format": (edit(lambda c: {k: v for k, v in c.items() if k != "format"}), "has format None"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "lacks model.safetensors"),
     "no configuration": (lambda f: (f / "config.json").unlink(), "no model's folder"),

@@ -215,6 +215,20 @@ def test_rows_for_which_no_label_holds_can_be_scored(text_model: Model, tmp_path
     assert (tmp_path / "report.png").is_file()
 
 
+def test_twenty_mistakes_at_most_are_shown_the_surest_first() -> None:
+    head = SimpleNamespace(info=SimpleNamespace(labels=["a", "b"]), options=SimpleNamespace())
+    head.probabilities = lambda outputs: outputs.softmax(-1)
+    outputs = torch.stack([torch.zeros(30), torch.arange(1.0, 31.0) / 10], dim=1)  # all say "b"
+    mistakes = worst_mistakes(head, outputs, torch.tensor([[1.0, 0.0]]).repeat(30, 1), list(range(30)))
+    assert [mistake.row for mistake in mistakes] == list(range(29, 9, -1))
+
+
+def test_a_file_in_place_of_the_reports_folder_is_found_at_once(text_model: Model, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("here")
+    with pytest.raises(UnitxError, match="file is a file; name a folder"):
+        evaluate(text_model, "no-such-data.csv", "tags", folder=tmp_path / "file")
+
+
 def test_only_the_files_of_the_report_are_named(text_model: Model, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("mine")
     report = evaluate(text_model, [{"text": "x", "tags": ["a"]}] * 3, "tags", folder=tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import os
 import re
 import threading
 from pathlib import Path
@@ -230,6 +231,27 @@ def test_a_folder_that_holds_a_run_is_not_written_over(run: unitx.Run, photos: s
     with pytest.raises(UnitxError, match=r"already holds a run.*--resume"):
         tiny_run("image-classify", run.folder, data=photos, steps=1)
     assert (run.folder / "recipe.yaml").read_bytes() == before
+
+
+def test_a_model_saved_by_hand_is_not_written_over(tmp_path: Path, run: unitx.Run, photos: str):
+    run.model.save_pretrained(tmp_path / "mine/model")
+    with pytest.raises(UnitxError, match="mine already holds a run: name another folder with --out"):
+        tiny_run("image-classify", tmp_path / "mine", data=photos, steps=1)
+
+
+@pytest.mark.parametrize("out", ["file", "file/run"])
+def test_a_file_in_the_way_is_found_before_the_data_are_opened(tmp_path: Path, out: str):
+    (tmp_path / "file").write_text("here")
+    with pytest.raises(UnitxError, match="file is a file; name a folder"):
+        tiny_run("image-classify", tmp_path / out, data="no-such-folder")
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_data_are_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    with pytest.raises(UnitxError, match="nothing can be written into"):
+        tiny_run("image-classify", tmp_path / "new/run", data="no-such-folder")
 
 
 def test_a_tilde_is_the_home(tmp_path: Path, photos: str, monkeypatch: pytest.MonkeyPatch):

@@ -368,14 +368,19 @@ def loader(
         model: the model that will see them; its tasks say which columns are read.
         data: a source, or anything that `--data` takes, for the only task; or a dictionary task → data.
         batch_tokens: tokens a batch, about.
+
+    Raises:
+        UnitxError: the data lack a column that a task reads, or it cannot be meant.
     """
-    from unitx.data import open_source
+    from unitx.data import check_columns, open_source
 
     given = data if isinstance(data, dict) and set(data) <= set(model.tasks) else {model.only_task(): data}
     feeds = []
     for name, of_task in given.items():
         info = model.head(name).info
-        feeds.append(Feed(info, open_source(of_task, info.reads, info.label)))
+        source = open_source(of_task, info.reads, info.label)
+        check_columns(source, info.reads, info.label, bool(info.options.get("multi_label")), evaluated=True)
+        feeds.append(Feed(info, source))
     preparer = Preparer(model.processors)
     plan_rows(preparer, feeds, batch_tokens, seed)
     steps = Epochs(preparer, feeds, progress=torch.ones(()), augment=Augment(augment), seed=seed)

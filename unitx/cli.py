@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"unitx: error: {error}", file=sys.stderr)
         return USER_MISTAKE
     except PermissionError as error:
-        print(f"unitx: error: {error.filename}: {error.strerror}; choose another place with --out", file=sys.stderr)
+        print(f"unitx: error: {error.filename}: {error.strerror}; name a place that is yours", file=sys.stderr)
         return USER_MISTAKE
     except KeyboardInterrupt:
         print("unitx: interrupted", file=sys.stderr)

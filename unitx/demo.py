@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from unitx.checkpoint import checkpoints, load_progress
 from unitx.errors import UnitxError
 from unitx.model import Model
 from unitx.recipe import load_recipe, update
@@ -42,9 +43,10 @@ def demo(out: str | Path = "runs/demo", *, minutes: float = 4.0, seed: int = 0) 
 
     Returns: "image→name" and so on → recall@1 among the concepts, on renderings and voices of the test part.
     """
-    folder = Path(out)
+    folder = Path(out).expanduser()
     if (folder / "recipe.yaml").is_file() and (folder / "model" / "config.json").is_file():
         print(f"{folder} holds a trained model: showing that one (remove the folder to train anew)")
+        _tell_if_stopped(folder)
         model = Model.from_pretrained(folder)
     else:
         model = _train(folder, minutes, seed)
@@ -58,6 +60,15 @@ def demo(out: str | Path = "runs/demo", *, minutes: float = 4.0, seed: int = 0) 
     _draw(folder, model, world, shown)
     _print_next(folder, world)
     return table
+
+
+def _tell_if_stopped(folder: Path) -> None:
+    saved, minutes = checkpoints(folder / "checkpoints"), load_recipe(folder).minutes or 0.0
+    if saved and (seconds := load_progress(saved[-1]).seconds) < 60 * minutes:
+        print(
+            f"Its training was stopped after {seconds:.0f} of {60 * minutes:.0f} seconds; "
+            f"it goes on with: unitx train --resume {folder}"
+        )
 
 
 def _train(folder: Path, minutes: float, seed: int) -> Model:

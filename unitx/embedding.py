@@ -247,6 +247,8 @@ def _task_parts(info: TaskInfo, item: Any) -> list[tuple[str, Any]]:
         wants = ", ".join(f"'{column}': …" for column in info.reads)
         raise UnitxError(f"task '{info.name}' reads several columns: give each item as {{{wants}}}")
     modality, item = modalities.pop(), named_file(item)
+    if is_missing_file(item):
+        raise BadItem(f"there is no file {item}; if it is a text, give it as {{'text': …}}")
     if modality == "text" and isinstance(item, Path) and suffix_modality(item) in MEDIA:
         raise BadItem(f"{item} is no text, which task '{info.name}' reads")
     return [(modality, item)]

@@ -75,6 +75,8 @@ def build_job(recipe: Recipe, base: Model | None = None, fixed: Collection[str] 
         if base is None
         else _extended(base, processors, infos, fixed, facts)
     )
+    for made in shared.made.values():
+        made.prepare()  # which takes a while: after all that can be wrong has been found
     preparer = Preparer(model.processors)
     size = SIZES[recipe.size] if base is None else size_of(model.backbone.config.dim)
     resolved: dict[str, Any] = {
@@ -133,7 +135,7 @@ class Shared:
         learned: data → a task that learns from them.
         held_out_of: data of which some task holds a part out.
         splits: data → their training and held-out rows, the same for all tasks.
-        made: data → the training part of made data, which is prepared once.
+        made: data → the training part of made data, one object for all tasks.
     """
 
     facts: list[str]
@@ -214,7 +216,7 @@ def _parts(
         if source.part != "train":
             raise UnitxError(f"{name_of(source)}: the {source.part} part is there to judge by; train on the train part")
         if key not in shared.made:
-            shared.made[key] = source.prepare()
+            shared.made[key] = source
         return shared.made[key], source.of_part("validation")
     if key not in shared.held_out_of:
         return source, None

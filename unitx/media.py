@@ -42,8 +42,12 @@ def suffix_modality(path: str | Path) -> str | None:
 
 
 def is_missing_file(item: Any) -> bool:
-    """Whether a string looks like the path of a picture, sound or video, and there is no such file."""
-    named = isinstance(item, str) and suffix_modality(item) in MEDIA and not any(c.isspace() for c in item)
+    """Whether a string looks like the path of a picture, sound, video or .txt file, and there is no such file.
+
+    One with spaces in it may as well be a text, and so may "node.js".
+    """
+    named = isinstance(item, str) and (suffix_modality(item) in MEDIA or item.lower().endswith(".txt"))
+    named = named and not any(c.isspace() for c in item)
     return named and not os.path.exists(os.path.expanduser(item))
 
 

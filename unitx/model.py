@@ -337,14 +337,15 @@ def _read_config(folder: Path) -> dict[str, Any]:
         config = json.loads((folder / CONFIG).read_text("utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UnitxError(f"{folder / CONFIG} is not valid JSON: {error}") from error
-    for name in ("backbone", "tokenizers", "tasks"):
-        if not isinstance(config, dict) or name not in config:
-            raise UnitxError(f"{folder / CONFIG} is not a unitx model's: it has no '{name}'")
-    if config.get("format") != FORMAT:
+    found = config if isinstance(config, dict) else {}
+    lacks = [name for name in ("backbone", "tokenizers", "tasks") if name not in found]
+    if found.get("format") != FORMAT and ("format" in found or not lacks):  # another version may have other fields
         raise UnitxError(
-            f"{folder / CONFIG} has format {config.get('format')}, this version of unitx reads format {FORMAT}: "
+            f"{folder / CONFIG} has format {found.get('format')}, this version of unitx reads format {FORMAT}: "
             "use the version that wrote it"
         )
+    if lacks:
+        raise UnitxError(f"{folder / CONFIG} is not a unitx model's: it has no '{lacks[0]}'; name another folder")
     return config
 
 

@@ -132,6 +132,8 @@ def evaluate(
         home = Path(model).expanduser()
         folder = folder or (home / "evaluation" if home.is_dir() else None)
         model = Model.from_pretrained(model)
+    if folder is not None and Path(folder).expanduser().is_file():
+        raise UnitxError(f"{folder} is a file; name a folder for the report")
     head = copy(model.head(task or predicting_task(model)))
     head.info = info = replace(head.info, reads=reads or head.info.reads, label=label or head.info.label)
     _check_modalities(model, info)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -128,9 +129,12 @@ def _resolved(file: Path) -> dict[str, Any]:
 
 def _new_folder(recipe: Recipe, name: str) -> Path:
     folder = Path(recipe.out or Path("runs") / Path(name).stem).expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise UnitxError(f"--out {folder} is a file; name a folder")
-    if (folder / "recipe.yaml").exists():
+    above = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not above.is_dir():
+        raise UnitxError(f"--out {folder}: {above} is a file; name a folder")
+    if not os.access(above, os.W_OK):
+        raise UnitxError(f"--out {folder}: nothing can be written into {above}; name another folder")
+    if (folder / "recipe.yaml").exists() or (folder / "model").exists():
         go_on = f"go on with --resume {folder}, or " if checkpoints(folder / "checkpoints") else ""
         raise UnitxError(f"{folder} already holds a run: {go_on}name another folder with --out")
     return folder
