@@ -210,13 +210,8 @@ def test_predict_writes_a_row_for_each_row_of_a_table(
     assert shown.err.count("\n") == 1 and "there is no file" in shown.err  # said before the work too
     header, *lines = csv.reader(shown.out.splitlines())
     names = ["label", "score", "label 2", "score 2", "label 3", "score 3"]
-    assert header == ["row", "title", "photo", *names[: 2 * top]] and [line[0] for line in lines] == [
-        "1",
-        "2",
-        "3",
-        "4",
-        "5",
-    ]
+    assert header == ["row", "title", "photo", *names[: 2 * top]]
+    assert [line[0] for line in lines] == ["1", "2", "3", "4", "5"]
     items = [{"photo": picture(0), "title": "a"}, {"title": "b"}, None, None, {"photo": picture(1)}]
     # What was read stands beside the answers, as it was written.
     assert [line[1:3] for line in lines] == [[t or "", p or ""] for t, p in zip(titles, photos, strict=True)]

@@ -265,15 +265,15 @@ def _predict_rows(model: Any, arguments: argparse.Namespace) -> None:
 
     from unitx.data import check_columns, open_source
     from unitx.embedding import predicting_task
-    from unitx.source import MadeSource
+    from unitx.source import MadeSource, file_column
 
     task = arguments.task or predicting_task(model)
-    reads, label = model.head(task).info.reads, model.head(task).info.label
-    source, rng = open_source(_typed("data", arguments.data), reads, label), np.random.default_rng(0)
-    for note in check_columns(source, reads):
+    info = model.head(task).info
+    source, rng = open_source(_typed("data", arguments.data), info.reads, info.label), np.random.default_rng(0)
+    for note in check_columns(source, info.reads):
         print(f"unitx: {note}", file=sys.stderr)
     # Texts of a folder are told by their files; made data have nothing that was written.
-    columns = [together] if (together := getattr(source, "together", None)) else list(reads)
+    columns = [files] if (files := file_column(source)) else list(info.reads)
     shown = {} if isinstance(source, MadeSource) else {column: source.column(column) for column in columns}
     rows = [source.row(i, rng) for i in range(len(source))]
     answers = model.predict(rows, task, top=arguments.top, on_error="skip")

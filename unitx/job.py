@@ -19,7 +19,7 @@ from unitx.errors import BadItem, UnitxError
 from unitx.model import Model
 from unitx.recipe import Recipe, TaskRecipe, backbone_config, check, is_world
 from unitx.registry import TASKS, TOKENIZERS, import_plugin
-from unitx.source import MadeSource, name_of, unseen
+from unitx.source import MadeSource, file_column, name_of, unseen
 from unitx.task import TaskInfo
 from unitx.tokenizer import Processor
 
@@ -215,13 +215,11 @@ def _parts(
     if isinstance(source, MadeSource):
         if source.part != "train":
             raise UnitxError(f"{name_of(source)}: the {source.part} part is there to judge by; train on the train part")
-        if key not in shared.made:
-            shared.made[key] = source
-        return shared.made[key], source.of_part("validation")
+        return shared.made.setdefault(key, source), source.of_part("validation")
     if key not in shared.held_out_of:
         return source, None
     # Texts may be read whole by one task and in pieces by another: they are known by their files, other rows by number.
-    key = key, getattr(source, "together", None) or len(source)
+    key = key, file_column(source) or len(source)
     if key in shared.splits:
         return _split_as_before(source, *shared.splits[key])
     if recipe.holdout:
@@ -236,10 +234,10 @@ def _parts(
 
 def _split_as_before(source: Source, train: Subset, held_out: Subset) -> tuple[Subset, Subset]:
     """The split that another task made of the same data, which may read whole texts where this one reads pieces."""
-    if len(source) != len(train) + len(held_out):
-        together = source.together  # type: ignore[attr-defined]
-        files = set(held_out.column(together))
-        is_held = np.array([file in files for file in source.column(together)])
+    column = file_column(source)
+    if column and len(source) != len(train) + len(held_out):
+        files = set(held_out.column(column))
+        is_held = np.array([file in files for file in source.column(column)])
         return Subset(source, np.flatnonzero(~is_held)), Subset(source, np.flatnonzero(is_held))
     return Subset(source, train.indices), Subset(source, held_out.indices)
 

@@ -132,8 +132,9 @@ def evaluate(
         home = Path(model).expanduser()
         folder = folder or (home / "evaluation" if home.is_dir() else None)
         model = Model.from_pretrained(model)
-    if folder is not None and Path(folder).expanduser().is_file():
-        raise UnitxError(f"{folder} is a file; name a folder for the report")
+    out = None if folder is None else Path(folder).expanduser()
+    if out is not None and out.is_file():
+        raise UnitxError(f"{out} is a file; name a folder for the report")
     head = copy(model.head(task or predicting_task(model)))
     head.info = info = replace(head.info, reads=reads or head.info.reads, label=label or head.info.label)
     _check_modalities(model, info)
@@ -155,8 +156,8 @@ def evaluate(
         report.classes, report.confusion = class_scores(head, outputs, targets)
         mistakes = worst_mistakes(head, outputs, targets, of_items.rows)
         report.mistakes = [mistake._replace(row=int(kept.indices[mistake.row])) for mistake in mistakes]
-    if folder is not None:
-        report.folder = Path(folder).expanduser()
+    if out is not None:
+        report.folder = out
         _write(report)
         if head.classifies:
             draw_report(report, [_thumbnail(feed, preparer, mistake.row) for mistake in mistakes])

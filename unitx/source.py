@@ -111,6 +111,11 @@ def name_of(source: Source) -> str:
     return getattr(origin(source), "name", "the data")
 
 
+def file_column(source: Source) -> str | None:
+    """The column that says which file a row of text was cut from; None for data that were not cut."""
+    return getattr(origin(source), "together", None)
+
+
 def labels_in(cell: Any, multi: bool = False) -> list[str]:
     """The labels of one cell, as strings without outer spaces.
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from unitx.errors import UnitxError
-from unitx.source import Source, Subset, labels_in, name_of, origin
+from unitx.source import Source, Subset, file_column, labels_in, name_of, origin
 
 ENOUGH_FILES = 20  # texts cut from fewer files are held out by rows, from more by whole files
 
@@ -117,8 +117,8 @@ def _groups(source: Source) -> tuple[list[list[int]], bool]:
     reads: dict[str, str] = getattr(inner, "reads", {})
     media = {column: _keys(source, column) for column, modality in reads.items() if modality != "text"}
     texts = {column: _keys(source, column) for column in reads if column not in media}
-    together = getattr(inner, "together", None)
-    files = source.column(together) if together else []
+    column = file_column(source)
+    files = source.column(column) if column else []
     whole_files = len(set(files)) >= ENOUGH_FILES
     keys: list[list[Any]] = []
     for i in range(n):
