@@ -18,7 +18,7 @@ from torch import Tensor
 
 import unitx
 from unitx.augment import Augment
-from unitx.batches import Evaluation, Feed, Notes, Preparer, Steps, data_loader, plan_rows
+from unitx.batches import Evaluation, Feed, Notes, Preparer, Steps, data_loader, plan_rows, stretch_epochs
 from unitx.config import BackboneConfig
 from unitx.data import open_source
 from unitx.errors import UnitxError
@@ -211,6 +211,30 @@ def test_a_step_has_about_the_tokens_that_were_asked_for(tmp_path: Path, budget:
     longest = 32  # rounding to whole rows, of each task
     assert abs(whole - budget) <= longest
     assert abs(np.mean(tokens["topic"]) - 0.75 * budget) <= longest / 2 + 2
+
+
+@pytest.mark.parametrize(("count", "before", "after"), [(119, 564, 8), (1_000, 400, 50), (30, 300, 8), (900, 45, 45)])
+def test_few_data_take_twenty_steps_an_epoch(count: int, before: int, after: int):
+    feed = text_feed(count, before)
+    stretch_epochs([feed])
+    assert feed.rows == after
+
+
+def test_few_data_keep_the_tasks_shares_and_the_pairs_of_a_step():
+    feeds = [text_feed(1_000, 600), text_feed(1_000, 200, "again")]
+    stretch_epochs(feeds)
+    assert [feed.rows for feed in feeds] == [150, 50]  # the longer task takes twenty steps
+    info = TaskInfo("pairs", "align", {"left": "text", "right": "text"})
+    pairs = Feed(info, open_source([{"left": "a", "right": "b"}] * 300, info.reads), 292)
+    stretch_epochs([pairs])
+    assert pairs.rows == 128
+
+
+def test_made_data_are_never_few():
+    info = TaskInfo("emoji", "align", {"image": "image", "text": "text"}, "concept", ["one"])
+    made = Feed(info, open_source({"world": "emoji", "concepts": 5}), 186)
+    stretch_epochs([made])
+    assert made.rows == 186
 
 
 def bad_pictures(root: Path) -> tuple[Feed, list[str]]:

@@ -303,6 +303,23 @@ def test_a_long_text_is_embedded(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "1 embeddings in" in capsys.readouterr().out
 
 
+def test_a_name_with_spaces_of_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = small_model(PAIRS).save_pretrained(tmp_path / "model")
+    assert cli.main(["embed", str(folder), "my cat.jpg", "a cat", "-o", str(tmp_path / "all.parquet")]) == 0
+    assert capsys.readouterr().err == "unitx: there is no file 'my cat.jpg': it is taken for a text\n"
+
+
+def test_embeddings_that_cannot_be_written_are_found_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = small_model(PAIRS).save_pretrained(tmp_path / "model")
+    (tmp_path / "file").write_text("here")
+    out = str(tmp_path / "file" / "all.parquet")
+    assert f"{out}: {tmp_path / 'file'} is a file; name a folder" in error_of(
+        capsys, "embed", str(folder), "a cat", "-o", out
+    )
+
+
 def test_a_model_of_ones_own_parts_is_used_with_import(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plugin = tmp_path / "my_task.py"
     plugin.write_text(

@@ -148,7 +148,7 @@ def spaces(seen: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory)
     for name, label in (("pairs", None), ("concepts", "label")):
         tasks = {"senses": TaskRecipe("align", reads="image,text", label=label), "colour": COLOUR}
         out = tmp_path_factory.mktemp("spaces") / name
-        found[name] = tiny_run(Recipe(tasks=tasks), out, data=seen, steps=60, evaluations=1, lr=1e-2).folder
+        found[name] = tiny_run(Recipe(tasks=tasks), out, data=seen, steps=120, evaluations=1, lr=1e-2).folder
     return found
 
 

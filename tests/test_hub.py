@@ -12,7 +12,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from unitx.data import open_source
+from unitx.data import check_columns, open_source
 from unitx.errors import UnitxError
 from unitx.hub import DatasetSource, load_hub
 
@@ -93,3 +93,11 @@ def test_without_datasets_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UnitxError, match=r"no file or folder cats; .*pip install 'unitx-toolkit\[hub\]'"):
         load_hub("cats")
+
+
+def test_paths_read_as_text_and_missing_files_are_found(tmp_path):
+    paths = datasets.Dataset.from_dict({"photo": [f"{tmp_path}/a{i}.jpg" for i in range(9)], "label": list("aba" * 3)})
+    with pytest.raises(UnitxError, match=r"'photo' is read as text but holds paths .* --reads 'photo:image'"):
+        check_columns(open_source(paths, {"photo": "text"}), {"photo": "text"})
+    with pytest.raises(UnitxError, match=r"no file .*a0\.jpg; 9 of 9 files looked at are missing"):
+        check_columns(open_source(paths, {"photo": "image"}), {"photo": "image"})

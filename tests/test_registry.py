@@ -76,7 +76,7 @@ def clean() -> Iterator[None]:
         registry._classes.clear()
         registry._classes.update(shipped | classes)
     for name in set(sys.modules) - modules:
-        if name.startswith("unitx_plugin_") or name in {"odour", "shop"}:
+        if name.startswith(("unitx_plugin_", "my_senses")) or name in {"odour", "shop"}:
             del sys.modules[name]
 
 
@@ -210,6 +210,16 @@ def test_a_saved_model_says_which_file_to_import(tmp_path: Path) -> None:
     import_plugin(file)
     assert TOKENIZERS.get("smell", file="smell.py").__name__ == "Thing"
     assert TOKENIZERS.file_of("smell") == "smell.py"
+
+
+def test_a_plugin_imported_as_a_module_is_named_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_senses").mkdir()
+    write(tmp_path / "my_senses", "nose.py", plugin("smell"))
+    monkeypatch.syspath_prepend(tmp_path)
+    import_plugin("my_senses.nose")
+    assert TOKENIZERS.file_of("smell") == "my_senses.nose"
+    with pytest.raises(UnitxError, match=r"lives in my_senses\.nose, .*: pass --import my_senses\.nose, or call"):
+        TOKENIZERS.get("taste", file="my_senses.nose")
 
 
 def install(folder: Path, monkeypatch: pytest.MonkeyPatch, points: str, module: str) -> None:

@@ -279,6 +279,8 @@ def test_a_tracker_writes_or_says_what_is_missing(tmp_path: Path, photos: str, t
         tiny_run("image-classify", tmp_path / "run", data=photos, steps=2, tracker=tracker)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run" / "recipe.yaml").exists()
+    with pytest.raises(UnitxError, match="tracker"):  # before the data are opened
+        tiny_run("image-classify", tmp_path / "run", data="no-such-folder", steps=2, tracker="no-such-tracker")
 
 
 def test_a_run_draws_itself(run: unitx.Run):

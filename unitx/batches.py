@@ -29,6 +29,7 @@ from unitx.data import Source, read_rows
 from unitx.errors import BadItem, UnitxError
 from unitx.media import DECODERS
 from unitx.registry import TASKS
+from unitx.source import MadeSource
 from unitx.task import TaskInfo
 from unitx.tokenizer import Processor
 from unitx.tokens import Batch, Example, Prepared, Targets, collate
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 TRAINING, EVALUATION = 0, 1  # parts of the random streams
 SAMPLED = 32  # rows of a task whose lengths tell how many a step takes
+FEWEST_STEPS, FEWEST_ROWS = 20, 8  # an epoch's steps, and a step's rows, where few data would take fewer
 AT_ONCE = 64  # rows that are read together: enough to share the work, few enough for long recordings to fit in memory
 
 
@@ -329,6 +331,18 @@ def plan_rows(preparer: Preparer, feeds: list[Feed], batch_tokens: int, seed: in
         share = batch_tokens * feed.info.weight / whole
         rows = max(TASKS.get(feed.info.kind).least_rows(feed.info), round(share / np.mean(list(tokens.values()))))
         feed.rows = min(rows, 10 * len(feed.source))
+
+
+def stretch_epochs(feeds: list[Feed]) -> None:
+    """Have steps take fewer rows where an epoch of the longest task would be less than twenty steps.
+
+    Few data would else give few steps: 119 rows of which a step takes 564 are learned in no number of epochs that one
+    would ask for. Made data, whose rows are new in every epoch, are never few.
+    """
+    steps = max(float("inf") if isinstance(f.source, MadeSource) else len(f.source) / f.rows for f in feeds)
+    for feed in feeds if steps < FEWEST_STEPS else []:
+        least = max(FEWEST_ROWS, TASKS.get(feed.info.kind).least_rows(feed.info))
+        feed.rows = min(feed.rows, max(least, round(feed.rows * steps / FEWEST_STEPS)))
 
 
 def data_loader(dataset: Dataset, order: Sequence[int], workers: int | None) -> DataLoader:

@@ -254,6 +254,7 @@ def _predict(arguments: argparse.Namespace) -> None:
     if arguments.data:
         _predict_rows(model, arguments)
         return
+    _name_texts(arguments.items)
     answers = model.predict(arguments.items, arguments.task, top=arguments.top, on_error="skip")
     for item, found in zip(arguments.items, answers, strict=True):
         print(f"{item}\t" + ("\t".join(f"{a.label} {a.score:.3f}" for a in found) or "could not be read"))
@@ -284,6 +285,15 @@ def _predict_rows(model: Any, arguments: argparse.Namespace) -> None:
         cells = [cell for answer in found for cell in (answer.label, f"{answer.score:.3f}")]
         written = [_written(column[number]) for column in shown.values()]
         lines.writerow([number + 1, *written, *cells, *[""] * (2 * arguments.top - len(cells))])
+
+
+def _name_texts(items: Sequence[str]) -> None:
+    """Say which items are taken for texts though they end as the names of pictures and sounds do."""
+    from unitx.media import is_missing_file
+
+    for item in items:
+        if is_missing_file(item, spaces=True) and not is_missing_file(item):
+            print(f"unitx: there is no file '{item}': it is taken for a text", file=sys.stderr)
 
 
 def _written(cell: Any) -> str:
@@ -328,6 +338,8 @@ def _embed(arguments: argparse.Namespace) -> None:
     from unitx.index import Index
 
     model, index = _load(arguments), Index(arguments.out)
+    if arguments.modality is None:
+        _name_texts(arguments.items)
     for item in arguments.items:
         if item.endswith(os.sep) and arguments.modality != "text" and not os.path.isdir(os.path.expanduser(item)):
             raise UnitxError(f"there is no folder {item}; if it is a text, add --modality text")
@@ -353,5 +365,7 @@ def _search(arguments: argparse.Namespace) -> None:
         raise UnitxError(
             f"there is no file {arguments.index}; make one with: unitx embed MODEL FOLDER -o {arguments.index}"
         )
+    if arguments.modality is None:
+        _name_texts([arguments.query])
     for hit in Index(arguments.index).search(_load(arguments), arguments.query, arguments.top, arguments.modality):
         print(f"{hit.score:.3f}  {hit.item}")

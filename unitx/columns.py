@@ -13,17 +13,20 @@ from typing import Any
 import numpy as np
 
 from unitx.errors import UnitxError
+from unitx.hub import DatasetSource
 from unitx.media import MEDIA, suffix_modality
 from unitx.source import Source, Subset, is_answered, labels_of, name_of, origin
 from unitx.tables import TableSource
 
+Table = TableSource | DatasetSource
 USUAL_NAMES = {
     "image": {"image", "images", "img", "picture", "pictures", "photo", "photos"},
     "audio": {"audio", "sound", "sounds", "recording", "recordings", "speech", "wav"},
     "text": {"text", "texts", "sentence", "title", "caption", "description", "review", "content", "body", "document"}
     | {"comment", "message", "transcript", "transcription", "headline"},
 }
-LOOKED_AT = 1_000  # rows that the checks look at, spread evenly
+LOOKED_AT = 1_000  # rows of a table that the checks look at, spread evenly
+OF_BYTES = 100  # rows of a `datasets.Dataset`, which may hold files whole
 
 
 def guess_reads(source: Source, label: str | None = None) -> dict[str, str]:
@@ -89,7 +92,8 @@ def check_columns(
 ) -> list[str]:
     """Find, before long work, what would spoil it: absent columns, paths read as text, missing files, a single class.
 
-    Looks at up to 1,000 rows of a table. Numbers read as text are fine: they are read as they are written.
+    Looks at up to 1,000 rows of a table, 100 of a `datasets.Dataset`. Numbers read as text are fine: they are read as
+    they are written.
 
     Args:
         multi: whether a row may have several labels.
@@ -103,9 +107,11 @@ def check_columns(
     for column in [*reads, *([label] if label else [])]:
         _check_there(source, column, label)
     notes: list[str] = list(getattr(origin(source), "notes", []))
-    if isinstance(table := origin(source), TableSource):
+    if isinstance(table := origin(source), Table):
+        looked_at = _spread(_places(source), LOOKED_AT if isinstance(table, TableSource) else OF_BYTES)
         # Under these `reads`, which may be others than those that the data were opened with.
-        rows = {i: replace(table, reads=reads).row(i) for i in _spread(_places(source), LOOKED_AT)}
+        table = replace(table, reads=reads)
+        rows = {i: table.row(i) for i in looked_at}
         for column, modality in reads.items():
             notes += _check_cells(table, rows, column, modality)
     if label:
@@ -141,7 +147,7 @@ def _check_label(source: Source, label: str, multi: bool, evaluated: bool) -> li
     return [f"{empty:,} of {len(source):,} rows have no label in '{label}' and are left out"] if empty else []
 
 
-def _check_cells(table: TableSource, rows: dict[int, dict[str, Any]], column: str, modality: str) -> list[str]:
+def _check_cells(table: Table, rows: dict[int, dict[str, Any]], column: str, modality: str) -> list[str]:
     """`rows`: number of the row in the table → row, the sample to judge by."""
     cells = {i: row[column] for i, row in rows.items() if row[column] is not None}
     if not cells:
@@ -153,7 +159,7 @@ def _check_cells(table: TableSource, rows: dict[int, dict[str, Any]], column: st
     return _check_files(table, column, modality, [(i, item) for i, item in items if isinstance(item, Path)])
 
 
-def _check_text(table: TableSource, column: str, items: list[Any]) -> None:
+def _check_text(table: Table, column: str, items: list[Any]) -> None:
     strange = next((item for item in items if not isinstance(item, str)), None)
     if strange is not None:
         raise UnitxError(
@@ -169,11 +175,11 @@ def _check_text(table: TableSource, column: str, items: list[Any]) -> None:
         )
 
 
-def _is_file(table: TableSource, text: str) -> bool:
+def _is_file(table: Table, text: str) -> bool:
     return len(text) < 1_000 and os.path.isfile(table.base / text)
 
 
-def _check_files(table: TableSource, column: str, modality: str, items: list[tuple[int, Path]]) -> list[str]:
+def _check_files(table: Table, column: str, modality: str, items: list[tuple[int, Path]]) -> list[str]:
     missing = [(i, path) for i, path in items if not os.path.isfile(path)]
     if not missing:
         return []

@@ -1,4 +1,7 @@
-"""Folders of files, and plain text: rows of paths with the class folder as their label, rows cut from long texts."""
+"""Folders of files, and plain text: rows of paths with the class folder as their label, rows cut from long texts.
+
+And whether a folder can be written into, which is asked before long work.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,19 @@ from unitx.tables import TABLES, TableSource, collect, not_utf8
 
 SPLIT_FOLDERS = {"train", "training", "test", "val", "valid", "validation", "dev", "eval"}
 LONGEST, SHORTEST = 4_000, 2_000  # characters of a row of plain text
+
+
+def check_writable(folder: Path, what: str) -> None:
+    """Find out whether a folder, which need not be there yet, can be written into; `what` names it in the message.
+
+    Raises:
+        UnitxError: it cannot, or it is a file or lies in one.
+    """
+    above = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not above.is_dir():
+        raise UnitxError(f"{what}: {above} is a file; name a folder")
+    if not os.access(above, os.W_OK):
+        raise UnitxError(f"{what}: nothing can be written into {above}; name another folder")
 
 
 def read_text_file(path: Path) -> TableSource:

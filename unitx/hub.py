@@ -30,6 +30,11 @@ class DatasetSource:
         self.arrow = self.dataset.with_format("arrow")
 
     @property
+    def base(self) -> Path:
+        """The folder that paths are relative to."""
+        return Path.cwd()
+
+    @property
     def columns(self) -> list[str]:
         return list(self.dataset.column_names)
 
@@ -48,7 +53,7 @@ class DatasetSource:
         cells: dict[str, Column] = table_cells(table, self.name)
         for name in self.classes.keys() & cells.keys():
             cells[name] = [self._class(name, number) for number in table.column(name).to_pylist()]
-        return TableSource(cells, Path.cwd(), self.name, self.reads)
+        return TableSource(cells, self.base, self.name, self.reads)
 
     def _class(self, name: str, number: int | None) -> str | None:
         return None if number is None or number < 0 else self.classes[name][number]

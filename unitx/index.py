@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from unitx.errors import BadItem, UnitxError
-from unitx.folders import scan
+from unitx.folders import check_writable, scan
 from unitx.media import describe, is_missing_file, named_file, suffix_modality
 
 if TYPE_CHECKING:
@@ -133,9 +133,11 @@ class Index:
             show_progress: None for a bar when there are many items and a terminal.
 
         Raises:
-            UnitxError: nothing there, a modality that the model does not read, or an index of another model.
+            UnitxError: nothing there, a modality that the model does not read, an index of another model, or a file
+                that cannot be written.
             BadItem: an item that cannot be read, with `on_error="raise"`.
         """
+        check_writable(self.path.parent, str(self.path))
         self._claim(model)
         given, folder = self._given(model, items, modality)
         held = dict(zip(self._keys, zip(self._modalities, self._fingerprints, strict=True), strict=True))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from unitx.batches import Feed, Preparer, plan_rows
+from unitx.batches import Feed, Preparer, plan_rows, stretch_epochs
 from unitx.config import SIZES, size_of
 from unitx.data import Source, Subset, check_columns, guess_reads, named_world, open_source, parse_reads, split
 from unitx.errors import BadItem, UnitxError
@@ -89,6 +89,8 @@ def build_job(recipe: Recipe, base: Model | None = None, fixed: Collection[str] 
         "labels": {feed.info.name: len(feed.info.labels) for feed in feeds if feed.info.labels},
     }
     plan_rows(preparer, feeds, resolved["batch_tokens"], recipe.seed)
+    if recipe.batch_tokens is None:
+        stretch_epochs(feeds)
     for feed, held in zip(feeds, held_out, strict=True):
         held.rows = max(1, min(feed.rows, len(held.source) or 1))
     resolved["facts"] = facts

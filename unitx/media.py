@@ -41,13 +41,13 @@ def suffix_modality(path: str | Path) -> str | None:
     return next((modality for modality, suffixes in SUFFIXES.items() if suffix in suffixes), None)
 
 
-def is_missing_file(item: Any) -> bool:
+def is_missing_file(item: Any, spaces: bool = False) -> bool:
     """Whether a string looks like the path of a picture, sound, video or .txt file, and there is no such file.
 
-    One with spaces in it may as well be a text, and so may "node.js".
+    One with spaces in it may as well be a text: it counts where `spaces` says so. So may "node.js", which never does.
     """
     named = isinstance(item, str) and (suffix_modality(item) in MEDIA or item.lower().endswith(".txt"))
-    named = named and not any(c.isspace() for c in item)
+    named = named and (spaces or not any(c.isspace() for c in item))
     return named and not os.path.exists(os.path.expanduser(item))
 
 

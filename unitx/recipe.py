@@ -77,7 +77,8 @@ class Recipe:
         steps: length of the run in steps.
         epochs: length in passes over the data of the task that takes most steps for one.
         minutes: length in minutes of training; the schedule fits whichever of the three is given.
-        batch_tokens: tokens a step, about: each task's rows a step follow from its mean length.
+        batch_tokens: tokens a step, about: each task's rows a step follow from its mean length. If not given, by
+            size, and fewer where an epoch would be less than twenty steps.
         accumulate: micro-batches that a step is cut into, where memory is short.
         lr: peak learning rate.
         weight_decay: decoupled (Loshchilov and Hutter 2017).
@@ -309,11 +310,24 @@ def check(recipe: Recipe) -> None:
     for modality, options in recipe.tokenizers.items():
         if not isinstance(options, dict):
             raise UnitxError(f"tokenizers.{modality} is {options!r}; it must be fields, such as max_tokens: 256")
+    if recipe.tracker:
+        _check_tracker(recipe.tracker)
     for name, task in recipe.tasks.items():
         if not name or "." in name or "/" in name:
             raise UnitxError(f"a task cannot be called '{name}': leave out dots and slashes")
         if not task.weight > 0:
             raise UnitxError(f"tasks.{name}.weight is {task.weight}; it must be more than 0")
+
+
+def _check_tracker(name: str) -> None:
+    from accelerate.tracking import get_available_trackers
+    from accelerate.utils import LoggerType
+
+    known = [kind.value for kind in LoggerType if kind is not LoggerType.ALL]
+    if name not in known:
+        raise UnitxError(f"there is no --tracker {name}; there are: {', '.join(known)}")
+    if LoggerType(name) not in get_available_trackers():
+        raise UnitxError(f"--tracker {name} is not installed: pip install {name}")
 
 
 def backbone_config(recipe: Recipe) -> BackboneConfig:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from unitx.task import Task
     from unitx.tokenizer import Tokenizer
 
+PLUGIN = "unitx_plugin_"  # begins the names of modules that were imported by their files
 Kind = TypeVar("Kind")  # what all classes of a registry are kinds of
 
 
@@ -55,7 +56,7 @@ class Registry(Generic[Kind]):
         return decorate
 
     def get(self, name: str, file: str | None = None) -> type[Kind]:
-        """The class registered as `name`; `file` is where a saved model says that it came from.
+        """The class registered as `name`; `file` is the file or module that a saved model says it came from.
 
         Raises:
             UnitxError: nobody registered the name; says which names there are or which file to import.
@@ -77,9 +78,12 @@ class Registry(Generic[Kind]):
         return sorted(shipped | installed | set(self._classes))
 
     def file_of(self, name: str) -> str | None:
-        """The file to import before `name` is known; None for what ships with unitx."""
+        """The file, or the module, to import before `name` is known; None for what ships with unitx."""
         cls = self.get(name)
-        return None if self._is_own(cls) else Path(_file(cls)).name
+        if self._is_own(cls):
+            return None
+        by_file = cls.__module__ == "__main__" or cls.__module__.startswith(PLUGIN)
+        return Path(_file(cls)).name if by_file else cls.__module__
 
     def _is_own(self, cls: type) -> bool:
         return cls.__module__.startswith(self.package + ".")
@@ -139,7 +143,7 @@ def import_plugin(path: str | Path) -> None:
     if not file.is_file():
         raise UnitxError(f"--import {path}: there is no such file")
     # Two files of the same name in different folders are two modules; the same file is imported once.
-    name = f"unitx_plugin_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+    name = f"{PLUGIN}{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return
     spec = importlib.util.spec_from_file_location(name, file)

@@ -21,6 +21,7 @@ from unitx.data import Source, Subset, check_columns, labels_in, open_source
 from unitx.embedding import predicting_task
 from unitx.errors import UnitxError
 from unitx.evaluation import class_rates, task_outputs
+from unitx.folders import check_writable
 from unitx.media import describe
 from unitx.model import Model
 from unitx.plots import new_figure
@@ -133,8 +134,8 @@ def evaluate(
         folder = folder or (home / "evaluation" if home.is_dir() else None)
         model = Model.from_pretrained(model)
     out = None if folder is None else Path(folder).expanduser()
-    if out is not None and out.is_file():
-        raise UnitxError(f"{out} is a file; name a folder for the report")
+    if out is not None:
+        check_writable(out, f"the report's folder {out}")
     head = copy(model.head(task or predicting_task(model)))
     head.info = info = replace(head.info, reads=reads or head.info.reads, label=label or head.info.label)
     _check_modalities(model, info)

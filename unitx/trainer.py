@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,9 +34,6 @@ from unitx.precision import DTYPES, choose_precision
 from unitx.progress import Reporter
 from unitx.recipe import save_recipe
 from unitx.source import MadeSource
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
 
 DEFAULT_MINUTES = 10.0
 SMALL = 5_000  # rows below which training from nothing is worth a word
@@ -70,9 +67,11 @@ class Trainer:
     """One run. Its state is the model, the optimizers and a `Progress`; the data follow from the step's number."""
 
     def __init__(self, job: Job, folder: Path, echo: bool, checkpoint: Path | None = None):
+        from accelerate import Accelerator
+
         self.job, self.recipe, self.folder = job, job.recipe, folder
         recipe = job.recipe
-        self.accelerator = _accelerator(recipe.tracker, folder)
+        self.accelerator = Accelerator(mixed_precision="no", log_with=recipe.tracker, project_dir=str(folder))
         folder.mkdir(parents=True, exist_ok=True)
         self.main = self.accelerator.is_main_process
         processes = self.accelerator.num_processes
@@ -360,22 +359,6 @@ class Trainer:
             )
         for modality, count in sorted(self.judged.shortened.items()):
             self.report.say(f"{modality}: {count} held-out items longer than max_tokens were judged by their beginning")
-
-
-def _accelerator(tracker: str | None, folder: Path) -> Accelerator:
-    import warnings
-
-    from accelerate import Accelerator
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns of a tracker that is not installed; here that is an error
-            accelerator = Accelerator(mixed_precision="no", log_with=tracker, project_dir=str(folder))
-    except ValueError as error:
-        raise UnitxError(f"--tracker {tracker}: {' '.join(str(error).split())}") from error
-    if tracker and not accelerator.log_with:
-        raise UnitxError(f"--tracker {tracker} is not installed: pip install {tracker}")
-    return accelerator
 
 
 def _weights(checkpoint: Path) -> dict[str, Tensor]:

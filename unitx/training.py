@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import yaml
 from unitx.checkpoint import checkpoints
 from unitx.errors import UnitxError
 from unitx.finetuning import prepare_base
+from unitx.folders import check_writable
 from unitx.job import Job, build_job
 from unitx.model import Model
 from unitx.recipe import Recipe, in_memory, load_recipe, update
@@ -129,11 +129,7 @@ def _resolved(file: Path) -> dict[str, Any]:
 
 def _new_folder(recipe: Recipe, name: str) -> Path:
     folder = Path(recipe.out or Path("runs") / Path(name).stem).expanduser()
-    above = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not above.is_dir():
-        raise UnitxError(f"--out {folder}: {above} is a file; name a folder")
-    if not os.access(above, os.W_OK):
-        raise UnitxError(f"--out {folder}: nothing can be written into {above}; name another folder")
+    check_writable(folder, f"--out {folder}")
     if (folder / "recipe.yaml").exists() or (folder / "model").exists():
         go_on = f"go on with --resume {folder}, or " if checkpoints(folder / "checkpoints") else ""
         raise UnitxError(f"{folder} already holds a run: {go_on}name another folder with --out")
