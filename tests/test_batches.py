@@ -228,6 +228,9 @@ def test_few_data_keep_the_tasks_shares_and_the_pairs_of_a_step():
     pairs = Feed(info, open_source([{"left": "a", "right": "b"}] * 300, info.reads), 292)
     stretch_epochs([pairs])
     assert pairs.rows == 128
+    few = Feed(info, open_source([{"left": "a", "right": "b"}] * 72, info.reads), 292)
+    stretch_epochs([few])
+    assert few.rows == 72
 
 
 def test_made_data_are_never_few():

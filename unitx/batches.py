@@ -342,7 +342,8 @@ def stretch_epochs(feeds: list[Feed]) -> None:
     steps = max(float("inf") if isinstance(f.source, MadeSource) else len(f.source) / f.rows for f in feeds)
     for feed in feeds if steps < FEWEST_STEPS else []:
         least = max(FEWEST_ROWS, TASKS.get(feed.info.kind).least_rows(feed.info))
-        feed.rows = min(feed.rows, max(least, round(feed.rows * steps / FEWEST_STEPS)))
+        rows = max(least, round(feed.rows * steps / FEWEST_STEPS))
+        feed.rows = min(feed.rows, rows, len(feed.source))
 
 
 def data_loader(dataset: Dataset, order: Sequence[int], workers: int | None) -> DataLoader:
