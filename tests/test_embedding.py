@@ -89,6 +89,13 @@ def test_hidden_states_of_windows_stand_in_the_order_of_the_item(model: Model) -
         torch.testing.assert_close(states, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_language_model_reads_as_it_was_trained() -> None:
+    ids = torch.tensor(list(b"a cat sat"))
+    for tasks, looks_ahead in (([STORIES], False), ([STORIES, CLASSES], True)):
+        whole, part = small_model(*tasks).hidden_states([ids, ids[:5]])
+        assert torch.allclose(whole[:5], part, atol=1e-5) != looks_ahead
+
+
 def test_hidden_states_can_be_trained_on(model: Model) -> None:
     probe = torch.nn.Linear(32, 2)
     probe(model.hidden_states(["a", "bc"])[1]).sum().backward()

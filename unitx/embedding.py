@@ -332,8 +332,10 @@ def _read(
             return error
         if len(features) == 1:
             modality, values = features[0]
-            return [Prepared([(modality, pieces)]) for pieces in processors[modality].windows(values)]
-        return [Prepared([(m, processors[m].cut(values)) for m, values in features])]
+            whole = [[(modality, pieces)] for pieces in processors[modality].windows(values)]
+        else:
+            whole = [[(m, processors[m].cut(values)) for m, values in features]]
+        return [Prepared(window, prefix_parts=model.prefix_parts) for window in whole]
 
     hidden = not (len(sequences) > CHUNK and sys.stderr.isatty()) if show_progress is None else not show_progress
     with ThreadPoolExecutor(DECODERS) as threads, tqdm(total=len(sequences), disable=hidden, unit="item") as bar:

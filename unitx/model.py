@@ -72,6 +72,12 @@ class Model(nn.Module):
         return {modality: cast(Tokenizer, self.tokenizers[modality]).processor for modality in self.modalities}
 
     @property
+    def prefix_parts(self) -> int | None:
+        """How many parts of an item see each other freely where no task says so: all (None), or none (0) in a pure
+        language model, whose tokens have never seen a later one."""
+        return 0 if self.heads and all(self.head(task).generates for task in self.tasks) else None
+
+    @property
     def device(self) -> torch.device:
         return self.backbone.norm.weight.device
 
