@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from unitx.backbone import Linear
 from unitx.errors import UnitxError
@@ -26,6 +27,15 @@ class NextToken(Task):
     Reports bits per byte, which does not depend on the vocabulary.
     """
 
+    @dataclass(frozen=True)
+    class Options:
+        """
+        Attributes:
+            tied: the head's matrix is the table of token vectors (Press and Wolf 2017).
+        """
+
+        tied: bool = False
+
     headline = "bits_per_byte"
     lower_is_better = True
     generates = True
@@ -39,8 +49,13 @@ class NextToken(Task):
             what = ", ".join(f"{column}:{modality}" for column, modality in info.reads.items())
             raise UnitxError(f"task '{info.name}' continues text and cannot read {what}: name text columns in --reads")
         self.head = Linear(dim, text.vocab_size, bias=False)
-        torch.nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.weight)
         self.register_buffer("byte_lengths", torch.as_tensor(text.byte_lengths), persistent=False)
+
+    def share(self, tokenizers: nn.ModuleDict) -> None:
+        if self.options.tied:
+            (modality,) = self.info.reads.values()
+            self.head.weight = cast(Any, tokenizers[modality]).embed.weight
 
     @classmethod
     def examples(cls, info: TaskInfo, row: dict[str, Any]) -> list[Example]:

@@ -18,7 +18,7 @@ from unitx import cli, training
 from unitx.recipe import CHOICES, Recipe, shipped
 from unitx.task import TaskInfo
 
-VERBS = ["demo", "recipes", "train", "finetune", "evaluate", "predict", "generate", "embed", "search"]
+VERBS = ["demo", "recipes", "train", "finetune", "evaluate", "predict", "generate", "embed", "search", "convert"]
 
 
 @pytest.fixture

@@ -141,7 +141,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "not JSON": (lambda f: (f / "config.json").write_text('{"format": 1,'), "config.json is not valid JSON"),
     "not UTF-8": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"), "config.json is not valid JSON"),
     "a list": (edit(lambda c: [c]), "not a unitx model's"),
-    "another library's": (edit(lambda c: {"model_type": "bert"}), "not a unitx model's: it has no 'backbone'"),
+    "another library's": (edit(lambda c: {"hidden_size": 8}), "not a unitx model's: it has no 'backbone'"),
     "no tasks": (edit(lambda c: {k: v for k, v in c.items() if k != "tasks"}), "it has no 'tasks'"),
     "another shape": (edit(lambda c: c["backbone"].update(dim=64)), "cannot be loaded.*size mismatch"),
     "an impossible shape": (edit(lambda c: c["backbone"].update(heads=5)), "cannot be loaded.*heads 5"),

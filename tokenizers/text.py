@@ -1,7 +1,8 @@
-"""Text: UTF-8 bytes, or sentencepiece trained on the user's own text."""
+"""Text: UTF-8 bytes, sentencepiece trained on the user's own text, or a published model's own tokenizer.json."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -11,14 +12,17 @@ from typing import Any
 
 import numpy as np
 import sentencepiece
+import torch
 from torch import Tensor, nn
 
+from unitx.backbone import LayerNorm
 from unitx.errors import BadItem, UnitxError
 from unitx.media import check_whole, crop, describe, is_tensor, open_binary
 from unitx.registry import register_tokenizer
 from unitx.tokenizer import Processor, Tokenizer
 from unitx.tokens import Pieces, line_positions
 
+NONE = -1  # no such id
 SPACE = "\u2581"  # the sign that sentencepiece writes for a space in its pieces
 
 
@@ -70,10 +74,65 @@ class SentencePieceVocabulary:
         return self.model.decode(ids.tolist())
 
 
+class HuggingFaceVocabulary:
+    """A published model's tokenizer.json, read by the library that such files are for.
+
+    Raises:
+        UnitxError: the bytes are not such a file.
+    """
+
+    def __init__(self, json: bytes):
+        from tokenizers import Tokenizer as Fast
+
+        try:
+            self.fast = Fast.from_str(json.decode())
+        except Exception as error:  # the library raises plain ones
+            raise UnitxError(f"tokenizer.json cannot be read: {' '.join(str(error).split())}") from error
+        self.fast.no_truncation()
+        self.fast.no_padding()
+        whole = self.fast.encode("a")
+        inside = [i for i, special in enumerate(whole.special_tokens_mask) if not special]
+        first, last = (inside[0], inside[-1] + 1) if inside else (0, 0)
+        self.begin, self.end = whole.ids[:first], whole.ids[last:]
+        self.size = self.fast.get_vocab_size()
+        self.bos, self.eos = (self.begin or [NONE])[0], (self.end or [NONE])[-1]
+
+    @property
+    def byte_lengths(self) -> np.ndarray:
+        return np.array([self._byte_length(i) for i in range(self.size)])
+
+    def _byte_length(self, i: int) -> int:
+        piece = self.fast.id_to_token(i)
+        if piece is None or i in self.fast.get_added_tokens_decoder():
+            return 0
+        if type(self.fast.decoder).__name__ == "ByteLevel":  # which writes a byte as one character
+            return len(piece)
+        if re.fullmatch("<0x[0-9A-F]{2}>", piece):
+            return 1
+        return len(piece.removeprefix("##").replace(SPACE, " ").encode())
+
+    def encode(self, text: str) -> np.ndarray:
+        return np.array(self.fast.encode(text, add_special_tokens=False).ids, dtype=np.int64)
+
+    def encode_whole(self, text: str) -> np.ndarray:
+        """With begin and end, as the file's template puts them."""
+        return np.array(self.fast.encode(text).ids, dtype=np.int64)
+
+    def decode(self, ids: np.ndarray) -> str:
+        return self.fast.decode(ids.tolist())
+
+
+Vocabulary = ByteVocabulary | SentencePieceVocabulary | HuggingFaceVocabulary
+
+
 @lru_cache(maxsize=8)
-def _vocabulary(kind: str, spm: bytes) -> ByteVocabulary | SentencePieceVocabulary:
+def _vocabulary(kind: str, spm: bytes, json: bytes) -> Vocabulary:
     if kind == "bytes":
         return ByteVocabulary()
+    if kind == "huggingface":
+        return HuggingFaceVocabulary(json)
+    if kind == "ids":
+        raise UnitxError("the model came without a tokenizer.json and takes ids only: 1-D integer tensors")
     if not spm:
         raise UnitxError(
             "the sentencepiece vocabulary is not trained yet; fill `spm` by train_sentencepiece(texts, size)"
@@ -87,8 +146,14 @@ class TextProcessor(Processor):
 
     Attributes:
         max_tokens: the longest sequence, begin and end included.
-        vocabulary: "bytes" or "sentencepiece".
+        vocabulary: "bytes" or "sentencepiece"; of published models "huggingface", or "ids" for ready ids only.
         spm: the trained sentencepiece model, serialized (the contents of its .model file).
+        json: a published model's tokenizer.json.
+        ids: rows of a published model's table of token vectors, which may be more than its vocabulary's; 0 for those.
+        end: the id that ends a generated text, where the vocabulary's template has none.
+        positions: rows of its table of positions; 0 for none.
+        norm_eps: of the LayerNorm behind token vectors and positions; 0 for none.
+        norm_bias: whether that norm adds a learned vector.
 
     Raises:
         UnitxError: the vocabulary has another name.
@@ -97,19 +162,25 @@ class TextProcessor(Processor):
     max_tokens: int = 512
     vocabulary: str = "bytes"
     spm: bytes = field(default=b"", repr=False)
+    json: bytes = field(default=b"", repr=False)
+    ids: int = field(default=0, repr=False)
+    end: int = field(default=NONE, repr=False)
+    positions: int = field(default=0, repr=False)
+    norm_eps: float = field(default=0.0, repr=False)
+    norm_bias: bool = field(default=True, repr=False)
 
     def __post_init__(self) -> None:
         check_whole(self, "max_tokens")
-        if self.vocabulary not in ("bytes", "sentencepiece"):
+        if self.vocabulary not in ("bytes", "sentencepiece", "huggingface", "ids"):
             raise UnitxError(f"there is no vocabulary '{self.vocabulary}'; there are: bytes, sentencepiece")
 
     @property
-    def vocab(self) -> ByteVocabulary | SentencePieceVocabulary:
-        return _vocabulary(self.vocabulary, self.spm)
+    def vocab(self) -> Vocabulary:
+        return _vocabulary(self.vocabulary, self.spm, self.json)
 
     @property
     def vocab_size(self) -> int:
-        return self.vocab.size
+        return self.ids or self.vocab.size
 
     @property
     def bos(self) -> int:
@@ -118,13 +189,14 @@ class TextProcessor(Processor):
 
     @property
     def eos(self) -> int:
-        """The id of the end of a text."""
-        return self.vocab.eos
+        """The id of the end of a text; -1 where there is none."""
+        return self.vocab.eos if self.end == NONE else self.end
 
     @property
     def byte_lengths(self) -> np.ndarray:
         """(vocab_size,) int64: how many bytes of UTF-8 each id stands for; 0 for begin, end and unknown."""
-        return self.vocab.byte_lengths
+        found = np.zeros(0, np.int64) if self.vocabulary == "ids" else self.vocab.byte_lengths
+        return np.pad(found, (0, max(self.vocab_size - len(found), 0)))
 
     def byte_length(self, ids: Any) -> int:
         """How many bytes of UTF-8 a sequence of ids stands for: what bits per byte are counted over."""
@@ -182,15 +254,47 @@ class TextProcessor(Processor):
         """(n,) int64 ids: begin, text, end; ready ids pass as they are."""
         if isinstance(raw, np.ndarray):
             return raw
+        if isinstance(self.vocab, HuggingFaceVocabulary):
+            _check_unicode(raw)
+            return self.vocab.encode_whole(raw)
         return np.concatenate([[self.bos], self.encode(raw), [self.eos]])
 
+    def prompt(self, raw: str | np.ndarray) -> np.ndarray:
+        """(n,) int64 ids to be continued: begin and text; the end is for the model to say.
+
+        Raises:
+            BadItem: there is nothing to go on from: an empty text, in a vocabulary without a begin.
+        """
+        ids = self.features(raw)
+        if isinstance(raw, str) and len(ids) and ids[-1] == self.eos:
+            ids = ids[:-1]
+        if not len(ids) and self.eos == NONE:
+            raise BadItem("an empty prompt, and this model's vocabulary has no begin of text: give a word")
+        return ids if len(ids) else np.array([self.eos])
+
     def cut(self, features: np.ndarray, rng: np.random.Generator | None = None) -> Pieces:
-        part = features[crop(len(features), self.max_tokens, rng)]
-        return Pieces(part, line_positions(len(part)), shortened=len(part) < len(features))
+        begin, inner, end = self._parted(features)
+        part = inner[crop(len(inner), self.max_tokens - len(begin) - len(end), rng)]
+        return _pieces(begin, part, end, shortened=len(part) < len(inner))
 
     def windows(self, features: np.ndarray) -> list[Pieces]:
-        parts = [features[i : i + self.max_tokens] for i in range(0, len(features), self.max_tokens)]
-        return [Pieces(part, line_positions(len(part))) for part in parts]
+        begin, inner, end = self._parted(features)
+        room = self.max_tokens - len(begin) - len(end)
+        return [_pieces(begin, inner[i : i + room], end) for i in range(0, max(len(inner), 1), room)]
+
+    def _parted(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Begin, text and end of ids; a published model has seen no part of a text without its begin and end."""
+        vocab = self.vocab if self.vocabulary == "huggingface" else None
+        begin, end = (vocab.begin, vocab.end) if isinstance(vocab, HuggingFaceVocabulary) else ([], [])
+        a, b = len(begin), len(features) - len(end)
+        if b < a or features[:a].tolist() != begin or features[b:].tolist() != end:
+            a, b = 0, len(features)  # ready ids of another form
+        return features[:a], features[a:b], features[b:]
+
+
+def _pieces(begin: np.ndarray, inner: np.ndarray, end: np.ndarray, shortened: bool = False) -> Pieces:
+    values = np.concatenate([begin, inner, end])
+    return Pieces(values, line_positions(len(values)), shortened)
 
 
 def _check_unicode(text: str) -> None:
@@ -217,14 +321,23 @@ class TextTokenizer(Tokenizer):
     """A learned vector for each id, drawn from a unit normal distribution: token vectors begin at a unit RMS."""
 
     Processor = TextProcessor
+    continues = True
 
     def __init__(self, processor: TextProcessor, dim: int):
         super().__init__(processor, dim)
         self.embed = nn.Embedding(processor.vocab_size, dim)
         nn.init.normal_(self.embed.weight)
+        self.positions = nn.Embedding(processor.positions, dim) if processor.positions else None
+        eps, bias = processor.norm_eps, processor.norm_bias
+        self.norm = LayerNorm(dim, eps, bias) if eps else nn.Identity()
 
-    def forward(self, values: Tensor, counts: list[int]) -> Tensor:
-        return self.embed(values)
+    def forward(self, values: Tensor, counts: list[int], starts: list[int] | None = None) -> Tensor:
+        x = self.embed(values)
+        if self.positions is not None:
+            first = starts or [0] * len(counts)
+            places = np.concatenate([np.arange(a, a + n) for a, n in zip(first, counts, strict=True)])
+            x = x + self.positions(torch.from_numpy(places).to(values.device))
+        return self.norm(x)
 
 
 def train_sentencepiece(texts: Iterable[str], vocab_size: int, sample_bytes: int = 4_000_000) -> bytes:

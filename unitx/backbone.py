@@ -6,6 +6,8 @@ new backbone is the identity and learns a short program first.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import torch
@@ -28,18 +30,50 @@ class Linear(nn.Linear):
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation (Ba et al. 2016) with a learned gain and no bias.
+    """Layer normalisation (Ba et al. 2016) with a learned gain.
 
-    On CPUs PyTorch fuses it, and not RMSNorm, which takes four times as long.
+    New models have it without bias. On CPUs PyTorch fuses it, and not RMSNorm, which takes four times as long.
     """
 
-    def __init__(self, dim: int, eps: float = 1e-6):
+    def __init__(self, dim: int, eps: float = 1e-6, bias: bool = False):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim)) if bias else None
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.layer_norm(x, x.shape[-1:], self.weight.to(x.dtype), bias, self.eps)
+
+
+class RMSNorm(nn.Module):
+    """Division by the root mean square (Zhang and Sennrich 2019), with a learned gain."""
+
+    def __init__(self, dim: int, eps: float):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(dim))
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, x.shape[-1:], self.weight.to(x.dtype), eps=self.eps)
+        return F.rms_norm(x.float(), x.shape[-1:], self.weight, self.eps).to(x.dtype)
+
+
+def make_norm(config: BackboneConfig, dim: int, bias: bool) -> LayerNorm | RMSNorm:
+    """A norm over `dim` numbers, of the backbone's kind."""
+    return RMSNorm(dim, config.norm_eps) if config.norm == "rmsnorm" else LayerNorm(dim, config.norm_eps, bias)
+
+
+def _quick_gelu(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATION: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "quick_gelu": _quick_gelu,
+    "silu": F.silu,
+    "relu": F.relu,
+}
 
 
 def rotary_table(positions: Tensor, head_dim: int, base: float) -> Tensor:
@@ -63,27 +97,31 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Message passing between the tokens of a sequence."""
 
-    def __init__(self, config: BackboneConfig):
+    def __init__(self, config: BackboneConfig, layer: int):
         super().__init__()
         kv = config.kv_heads or config.heads
         self.heads = (config.heads, kv, kv)
         self.head_dim = config.head_dim
-        self.window = config.window
-        self.qkv = Linear(config.dim, sum(self.heads) * self.head_dim, bias=False)
-        self.q_norm, self.k_norm = LayerNorm(self.head_dim), LayerNorm(self.head_dim)
-        self.out = Linear(config.dim, config.dim, bias=False)
+        self.window = config.window_of(layer)
+        self.qkv = Linear(config.dim, sum(self.heads) * self.head_dim, bias=config.qkv_bias)
+        self.q_norm, self.k_norm = (
+            make_norm(config, self.head_dim, bias=False) if config.qk_norm else nn.Identity() for _ in range(2)
+        )
+        self.out = Linear(config.heads * self.head_dim, config.dim, bias=config.out_bias)
 
     def forward(
         self,
         x: Tensor,
         layout: Layout,
-        table: Tensor,
+        table: Tensor | None,
         cache: Cache | None = None,
         layer: int = 0,
         record: Record | None = None,
     ) -> Tensor:
         q, k, v = self.qkv(x).view(len(x), -1, self.head_dim).split(self.heads, dim=1)
-        q, k = rotate(self.q_norm(q), table), rotate(self.k_norm(k), table)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if table is not None:
+            q, k = rotate(q, table), rotate(k, table)
         if record is not None:
             record[f"block{layer}.weights"] = attention_weights(q, k, layout, self.window)
         if cache is None:
@@ -98,21 +136,32 @@ class MLP(nn.Module):
 
     def __init__(self, config: BackboneConfig):
         super().__init__()
-        hidden = int(config.mlp_ratio * config.dim)
-        self.up = Linear(config.dim, hidden)
-        self.down = Linear(hidden, config.dim)
+        hidden = config.mlp_dim
+        self.activation, self.gated = ACTIVATION[config.activation], config.gated
+        self.up = Linear(config.dim, hidden * (2 if config.gated else 1), bias=config.mlp_bias)
+        self.down = Linear(hidden, config.dim, bias=config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x)))
+        if not self.gated:
+            return self.down(self.activation(self.up(x)))
+        opened, passed = self.up(x).chunk(2, dim=-1)
+        return self.down(self.activation(opened) * passed)
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind its norm on a branch of the residual stream (pre-norm, Xiong et al. 2020)."""
+    """Attention and MLP, each on a branch of the residual stream: behind its norm (pre-norm, Xiong et al. 2020), or
+    with the norm on the stream after it (post-norm)."""
 
-    def __init__(self, config: BackboneConfig):
+    def __init__(self, config: BackboneConfig, layer: int):
         super().__init__()
-        self.attn_norm, self.attn = LayerNorm(config.dim), Attention(config)
-        self.mlp_norm, self.mlp = LayerNorm(config.dim), MLP(config)
+        attn_norm, self.mlp_norm = (make_norm(config, config.dim, config.norm_bias) for _ in range(2))
+        self.attn_norm = attn_norm if layer or config.first_norm else nn.Identity()
+        self.attn, self.mlp = Attention(config, layer), MLP(config)
+        self.post_norm = config.post_norm
+
+    def branch(self, x: Tensor, norm: nn.Module, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """The residual stream after one of the two."""
+        return norm(x + change(x)) if self.post_norm else x + change(norm(x))
 
 
 class Backbone(nn.Module):
@@ -126,9 +175,9 @@ class Backbone(nn.Module):
     def __init__(self, config: BackboneConfig):
         super().__init__()
         self.config = config
-        blocks = [Block(config) for _ in range(config.depth)]
+        blocks = [Block(config, layer) for layer in range(config.depth)]
         self.blocks = nn.ModuleList(blocks)
-        self.norm = LayerNorm(config.dim)
+        self.norm = nn.Identity() if config.post_norm else make_norm(config, config.dim, config.norm_bias)
         self.apply(_init_linear)
         for block in blocks:
             for last in (block.attn.out, block.mlp.down):
@@ -140,13 +189,16 @@ class Backbone(nn.Module):
         if weights and cache is not None:
             raise ValueError("attention weights are recorded without a cache: run the whole sequence at once")
         x, layout = tokens.vectors, tokens.layout
-        table = rotary_table(layout.positions, self.config.head_dim, self.config.rotary_base)
+        bases = [self.config.rotary_base_of(layer) for layer in range(self.config.depth)]
+        tables = {base: rotary_table(layout.positions, self.config.head_dim, base) for base in {*bases} if base}
         inside = record if weights else None
         _note(record, "embed", x)
         for i, block in enumerate(cast(list[Block], self.blocks)):
-            x = x + block.attn(block.attn_norm(x), layout, table, cache, i, inside)
+            table = tables.get(bases[i] or 0.0)
+            attend = partial(block.attn, layout=layout, table=table, cache=cache, layer=i, record=inside)
+            x = block.branch(x, block.attn_norm, attend)
             _note(record, f"block{i}.attn", x)
-            x = x + block.mlp(block.mlp_norm(x))
+            x = block.branch(x, block.mlp_norm, block.mlp)
             _note(record, f"block{i}.mlp", x)
         if cache is not None:
             cache.advance(layout)

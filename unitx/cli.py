@@ -94,6 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_generate(verbs)
     _add_embed(verbs)
     _add_search(verbs)
+    _add_convert(verbs)
     return parser
 
 
@@ -347,6 +348,28 @@ def _embed(arguments: argparse.Namespace) -> None:
         added = index.add(model, item if exists else [item], arguments.modality)
         print(f"{item}: {added.new} new, {added.changed} changed, {added.unchanged} as before, {added.skipped} skipped")
     print(f"{len(index)} embeddings in {arguments.out}")
+
+
+def _add_convert(verbs: Any) -> None:
+    parser = _add(verbs, "convert", _convert, "write a published model in unitx's own format")
+    parser.add_argument("model", metavar="SRC", help="a Hugging Face folder or hub id")
+    parser.add_argument("out", metavar="DST", help="the folder to write")
+    parser.add_argument("--import", dest="plugins", action="append", default=[], metavar="FILE",
+                        help="a Python file that registers a family")  # fmt: skip
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    from unitx.folders import check_writable
+
+    out = Path(arguments.out).expanduser()
+    check_writable(out, str(out))
+    if (out / "config.json").exists():
+        raise UnitxError(f"{out} already holds a model: name another folder")
+    model = _load(arguments)
+    model.save_pretrained(out)
+    size, heads = sum(p.numel() for p in model.parameters()), ", ".join(model.tasks) or "none"
+    print(f"{size / 1e6:.1f} M parameters, reads {', '.join(model.modalities)}, heads: {heads}")
+    print(f"written to {out}")
 
 
 def _add_search(verbs: Any) -> None:

@@ -4,19 +4,38 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+NORMS = ("layernorm", "rmsnorm")
+ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "silu", "relu")
+
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """The shape of a backbone.
+    """The shape of a backbone. The defaults are those of new models; what follows `rotary_base` is for published ones.
 
     Attributes:
         dim: width of the residual stream.
         depth: number of blocks.
-        heads: attention heads; dim / heads is the head size.
+        heads: attention heads.
         kv_heads: heads of keys and values (grouped-query attention); None for as many as `heads`.
         mlp_ratio: hidden width of the MLP, in multiples of dim.
         window: tokens that a token sees to each side; None for all.
-        rotary_base: the longest rotary wavelength is about 2π times this, in positions.
+        rotary_base: the longest rotary wavelength is about 2π times this, in positions; None for no rotary.
+        head_size: width of a head; None for dim / heads.
+        full_layers: blocks that see everything where there is a window.
+        window_rotary_base: of the other blocks; None for `rotary_base`.
+        norm: "layernorm" or "rmsnorm" (Zhang and Sennrich 2019).
+        norm_bias: whether norms add a learned vector.
+        norm_eps: added to the variance.
+        post_norm: norms stand on the residual stream, after each branch (Vaswani et al. 2017), not before it.
+        first_norm: whether the first block's attention has a norm; not where the tokens are normed already.
+        qk_norm: whether queries and keys are normed (Dehghani et al. 2023).
+        qkv_bias, out_bias, mlp_bias: whether these linear maps add a learned vector.
+        activation: of the MLP, one of `ACTIVATIONS`.
+        gated: the activation of one half of the hidden layer multiplies the other (GLU, Shazeer 2020).
+        causal: it was trained as a decoder: an item is read so where no task says otherwise.
+
+    Raises:
+        ValueError: a field is out of range, or fields do not fit together.
     """
 
     dim: int = 128
@@ -25,21 +44,57 @@ class BackboneConfig:
     kv_heads: int | None = None
     mlp_ratio: float = 4.0
     window: int | None = None
-    rotary_base: float = 10_000.0
+    rotary_base: float | None = 10_000.0
+    head_size: int | None = None
+    full_layers: tuple[int, ...] = ()
+    window_rotary_base: float | None = None
+    norm: str = "layernorm"
+    norm_bias: bool = False
+    norm_eps: float = 1e-6
+    post_norm: bool = False
+    first_norm: bool = True
+    qk_norm: bool = True
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = True
+    activation: str = "gelu"
+    gated: bool = False
+    causal: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("dim", "depth", "heads", "kv_heads", "window", "mlp_ratio", "rotary_base"):
+        object.__setattr__(self, "full_layers", tuple(self.full_layers))  # JSON brings lists
+        for name in ("dim", "depth", "heads", "kv_heads", "window", "mlp_ratio", "rotary_base", "head_size",
+                     "window_rotary_base", "norm_eps"):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} is {value}, and must be more than 0")
-        if self.dim % self.heads or self.head_dim % 2:
+        if self.head_size is None and self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} must be an even multiple of heads {self.heads}")
+        if self.rotary_base is not None and self.head_dim % 2:
             raise ValueError(f"dim {self.dim} must be an even multiple of heads {self.heads}")
         if self.kv_heads is not None and self.heads % self.kv_heads:
             raise ValueError(f"heads {self.heads} must be a multiple of kv_heads {self.kv_heads}")
+        for name, known in (("norm", NORMS), ("activation", ACTIVATIONS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it can be {', '.join(known)}")
 
     @property
     def head_dim(self) -> int:
-        return self.dim // self.heads
+        return self.head_size or self.dim // self.heads
+
+    @property
+    def mlp_dim(self) -> int:
+        """Hidden width of the MLP."""
+        return round(self.mlp_ratio * self.dim)
+
+    def window_of(self, layer: int) -> int | None:
+        """The window of a block."""
+        return None if layer in self.full_layers else self.window
+
+    def rotary_base_of(self, layer: int) -> float | None:
+        """The rotary base of a block."""
+        windowed = self.window is not None and layer not in self.full_layers
+        return self.window_rotary_base if windowed and self.window_rotary_base else self.rotary_base
 
 
 @dataclass(frozen=True)

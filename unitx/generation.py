@@ -56,8 +56,8 @@ def generate(
     if isinstance(prompts, str):
         raise UnitxError(f"give a list of prompts, not one: [{prompts!r}]")
     modality = next(iter(head.info.reads.values()))
-    text = model.processors[modality]
-    given = [text.features(text.read(prompt))[:-1] for prompt in prompts]  # the end mark is for the model to say
+    text: Any = model.processors[modality]
+    given = [text.prompt(text.read(prompt)) for prompt in prompts]
     if not given:
         return []
     stops = [stop] if isinstance(stop, str) else list(stop)
@@ -101,7 +101,7 @@ def _next_tokens(model: Model, modality: str, ids: Tensor, places: list[int]) ->
     b, kinds = len(ids), torch.full_like(ids, model.modalities.index(modality))
     positions = torch.tensor(places, device=ids.device)[:, None].repeat(1, 3)
     layout = Layout([1] * b, [0] * b, list(range(b)), positions, kinds, ids)
-    return Batch({modality: ids}, {modality: [1] * b}, None, layout)
+    return Batch({modality: ids}, {modality: [1] * b}, None, layout, starts=list(places))
 
 
 def _finished(text: Any, ids: list[int], stops: list[str]) -> str | None:

@@ -46,7 +46,7 @@ def add_lora(backbone: Backbone) -> None:
     backbone.requires_grad_(False)
     for module, name in _linears(backbone):
         linear = getattr(module, name)
-        adapter = linear if isinstance(linear, LoRA) else LoRA(linear).to(backbone.norm.weight.device)
+        adapter = linear if isinstance(linear, LoRA) else LoRA(linear).to(linear.weight.device)
         adapter.down.requires_grad_(True)
         adapter.up.requires_grad_(True)
         setattr(module, name, adapter)

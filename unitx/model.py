@@ -17,6 +17,7 @@ from unitx.backbone import Backbone
 from unitx.config import BackboneConfig
 from unitx.errors import UnitxError
 from unitx.lora import add_lora, gated, has_lora
+from unitx.published import is_published, load_published
 from unitx.recipe import FORMAT, from_dict
 from unitx.registry import TASKS, TOKENIZERS
 from unitx.task import Task, TaskInfo
@@ -73,21 +74,26 @@ class Model(nn.Module):
 
     @property
     def prefix_parts(self) -> int | None:
-        """How many parts of an item see each other freely where no task says so: all (None), or none (0) in a pure
-        language model, whose tokens have never seen a later one."""
-        return 0 if self.heads and all(self.head(task).generates for task in self.tasks) else None
+        """How many parts of an item see each other freely where no task says so: all (None), or none (0) in a decoder
+        or a pure language model, whose tokens have never seen a later one."""
+        only_generates = bool(self.heads) and all(self.head(task).generates for task in self.tasks)
+        return 0 if self.backbone.config.causal or only_generates else None
 
     @property
     def device(self) -> torch.device:
-        return self.backbone.norm.weight.device
+        return next(self.backbone.parameters()).device
 
     def add_tokenizer(self, modality: str, processor: Processor) -> None:
         """Attach a tokenizer with new weights for a modality that the model does not read yet."""
-        tokenizer = TOKENIZERS.get(modality)(processor, self.backbone.config.dim).to(self.device)
+        tokenizer = self._placed(TOKENIZERS.get(modality)(processor, self.backbone.config.dim))
         added = {**self.tokenizers, modality: tokenizer}
         self.tokenizers = nn.ModuleDict({name: added[name] for name in sorted(added)})
         for task in self.tasks:
             self.head(task).add_modality(modality)
+
+    def _placed(self, part: nn.Module) -> nn.Module:
+        """A new part where the model is; while weights are still to come ("meta"), buffers stay what they are."""
+        return part if self.device.type == "meta" else part.to(self.device)
 
     def add_adapters(self, frozen: Iterable[str] = ()) -> None:
         """Put LoRA on the backbone; sequences of `frozen` modalities alone do not pass it."""
@@ -100,7 +106,8 @@ class Model(nn.Module):
         Raises:
             UnitxError: a name that PyTorch does not take for a part of a model.
         """
-        head = TASKS.get(info.kind)(self.backbone.config.dim, info, self.processors).to(self.device)
+        head = cast(Task, self._placed(TASKS.get(info.kind)(self.backbone.config.dim, info, self.processors)))
+        head.share(self.tokenizers)
         try:
             self.heads[info.name] = head
         except KeyError as error:
@@ -146,7 +153,11 @@ class Model(nn.Module):
 
     def embed_pieces(self, batch: Batch) -> Tokens:
         """Everything before the first block: each modality by its tokenizer, then all in packed order."""
-        vectors = [self.tokenizers[m](batch.values[m], batch.counts[m]) for m in self.modalities if m in batch.values]
+        present = [(m, cast(Tokenizer, self.tokenizers[m])) for m in self.modalities if m in batch.values]
+        vectors = [
+            tokenizer(batch.values[m], batch.counts[m], *([batch.starts] if tokenizer.continues else []))
+            for m, tokenizer in present
+        ]
         packed = torch.cat(vectors) if len(vectors) > 1 else vectors[0]
         if batch.order is not None:
             packed = packed.index_select(0, batch.order)
@@ -212,7 +223,8 @@ class Model(nn.Module):
 
         folder = Path(folder).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: _stored(value, dtype) for name, value in self.state_dict().items()}
+        tied = self._tied()
+        weights = {name: _stored(value, dtype) for name, value in self.state_dict().items() if name not in tied}
         config = json.dumps(self.config(), indent=2, ensure_ascii=False) + "\n"
         # Written beside and put in place, so that a crash leaves the model that was there before.
         save_file(weights, folder / f".{WEIGHTS}", metadata={"format": "pt"})
@@ -227,6 +239,28 @@ class Model(nn.Module):
                 if f"{modality}.{f.name}" not in written:
                     (folder / f"{modality}.{f.name}").unlink(missing_ok=True)
         return folder
+
+    def load_weights(self, folder: Path) -> None:
+        """Take over the weights that `save_pretrained` wrote for such a model."""
+        from safetensors.torch import load_file
+
+        weights = load_file(folder / WEIGHTS)
+        weights |= {name: weights[first] for name, first in self._tied().items() if first in weights}
+        self.load_state_dict(weights)  # which casts as it copies
+
+    def _tied(self) -> dict[str, str]:
+        """Parameters that are another one under a second name → the first name; files hold them once."""
+        names: dict[nn.Parameter, str] = {}
+        found = {}
+        for name, p in self.named_parameters(remove_duplicate=False):
+            if names.setdefault(p, name) != name:
+                found[name] = names[p]
+        return found
+
+    def tie(self) -> None:
+        """Give heads that share weights with a tokenizer those (`Task.share`)."""
+        for task in self.tasks:
+            self.head(task).share(self.tokenizers)
 
     def config(self) -> dict[str, Any]:
         """What `config.json` holds: all but weights and the tokenizers' own files."""
@@ -259,7 +293,8 @@ class Model(nn.Module):
         """Load a model for use (`eval` mode, float32 weights).
 
         Args:
-            source: a model's folder, a run's folder, the name of a model that comes along, or a hub id.
+            source: a model's folder, a run's folder, the name of a model that comes along, or a hub id; or a
+                Hugging Face folder of a family that `unitx/families/` knows.
             device: where to; by default CUDA where there is one.
             hub: `revision`, `token`, `cache_dir`, `local_files_only` for a hub id.
 
@@ -268,10 +303,12 @@ class Model(nn.Module):
                 was not imported.
         """
         from safetensors import SafetensorError
-        from safetensors.torch import load_file
 
         folder = locate(source, **hub)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         config = _read_config(folder)
+        if is_published(config):
+            return load_published(folder, config).to(device).eval()
         processors = {}
         for modality, entry in config["tokenizers"].items():
             kind = TOKENIZERS.get(modality, entry["file"]).Processor
@@ -285,12 +322,10 @@ class Model(nn.Module):
             model = cls(BackboneConfig(**config["backbone"]), processors, infos)
             if "adapters" in config:
                 model.add_adapters(**config["adapters"])
-            weights = load_file(folder / WEIGHTS)
-            model.load_state_dict({name: value.to(torch.float32) if value.is_floating_point() else value
-                                   for name, value in weights.items()})  # fmt: skip
+            model.load_weights(folder)
         except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
             raise UnitxError(f"{folder} cannot be loaded: {' '.join(str(error).split())[:500]}") from error
-        return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+        return model.to(device).eval()
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
         """Upload the model's folder to the Hugging Face hub; returns the commit's address."""
@@ -336,14 +371,15 @@ def locate(source: str | Path, **hub: Any) -> Path:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            raise UnitxError(f"{folder} lacks {name}: copy the whole folder, or save the model again")
+    _check_there(folder / CONFIG)
     try:
         config = json.loads((folder / CONFIG).read_text("utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UnitxError(f"{folder / CONFIG} is not valid JSON: {error}") from error
     found = config if isinstance(config, dict) else {}
+    if is_published(found):
+        return found
+    _check_there(folder / WEIGHTS)
     lacks = [name for name in ("backbone", "tokenizers", "tasks") if name not in found]
     if found.get("format") != FORMAT and ("format" in found or not lacks):  # another version may have other fields
         raise UnitxError(
@@ -355,9 +391,13 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _read_own(file: Path) -> bytes:
+def _check_there(file: Path) -> None:
     if not file.is_file():
         raise UnitxError(f"{file.parent} lacks {file.name}: copy the whole folder, or save the model again")
+
+
+def _read_own(file: Path) -> bytes:
+    _check_there(file)
     return file.read_bytes()
 
 

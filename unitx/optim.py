@@ -110,6 +110,8 @@ def build_optimizers(
                 attention = model.get_submodule(name.partition(".qkv.")[0])
                 assert isinstance(attention, Attention)
                 splits[p] = [heads * attention.head_dim for heads in attention.heads]
+            elif ".mlp.up." in name and model.backbone.config.gated:
+                splits[p] = [model.backbone.config.mlp_dim] * 2
         else:
             rest[scale, weight_decay if p.ndim == 2 else 0.0].append(p)
     found: list[torch.optim.Optimizer] = []

@@ -337,7 +337,7 @@ def backbone_config(recipe: Recipe) -> BackboneConfig:
         UnitxError: the fields do not fit together.
     """
     size = SIZES[recipe.size]
-    shape = {"dim": size.dim, "depth": size.depth, "heads": size.heads}
+    shape: dict[str, Any] = {"dim": size.dim, "depth": size.depth, "heads": size.heads}
     shape |= {name: value for name, value in asdict(recipe.model).items() if value is not None}
     try:
         return BackboneConfig(**shape)

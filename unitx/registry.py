@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from unitx.errors import UnitxError
 
@@ -103,6 +103,23 @@ class Registry(Generic[Kind]):
         return self._classes.get(name)
 
 
+class FamilyRegistry(Registry[Any]):
+    """Families of published models, by their `model_type`: a file may register several, so all are imported."""
+
+    def register(self, name: str) -> Callable[[Any], Any]:
+        """Decorator that records a function from a `Folder` to a `Blueprint` under `name`."""
+        return super().register(name)
+
+    def names(self) -> list[str]:
+        importlib.import_module(self.package)
+        installed = {point.name for point in importlib.metadata.entry_points(group=self.package)}
+        return sorted(installed | set(self._classes))
+
+    def _load_shipped(self, name: str) -> Any:
+        importlib.import_module(self.package)
+        return self._classes.get(name)
+
+
 def _file(cls: type) -> str:
     try:
         return inspect.getfile(cls)
@@ -123,9 +140,11 @@ def _one_line(what: str) -> Iterator[None]:
 
 TOKENIZERS: Registry[Tokenizer] = Registry("modality", "unitx.tokenizers")
 TASKS: Registry[Task] = Registry("task", "unitx.tasks")
+FAMILIES = FamilyRegistry("family", "unitx.families")
 
 register_tokenizer = TOKENIZERS.register
 register_task = TASKS.register
+register_family = FAMILIES.register
 
 
 def import_plugin(path: str | Path) -> None:

@@ -112,6 +112,9 @@ class Task(nn.Module):
     def add_modality(self, modality: str) -> None:
         """The model reads one modality more from now on; for heads that treat each apart."""
 
+    def share(self, tokenizers: nn.ModuleDict) -> None:
+        """Take over weights of a tokenizer, for heads that share them (tied embeddings)."""
+
     @classmethod
     def parse_options(cls, info: TaskInfo) -> Any:
         """`info.options` as `Options`.

@@ -264,6 +264,7 @@ class Batch:
         layout: the batch's layout.
         targets: for each task, its `Targets`.
         notes: what to report: counts of items shortened, skipped and seen.
+        starts: where each item begins that goes on behind a cache (see `generation`); None where all begin at 0.
     """
 
     values: dict[str, Tensor]
@@ -272,6 +273,7 @@ class Batch:
     layout: Layout
     targets: dict[str, Targets] = field(default_factory=dict)
     notes: Any = None
+    starts: list[int] | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         return Batch(**{f.name: _move(getattr(self, f.name), device) for f in fields(self)})

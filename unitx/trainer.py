@@ -81,7 +81,7 @@ class Trainer:
         self.progress = Progress()
         if checkpoint:
             self.progress = load_progress(checkpoint)
-            self.model.load_state_dict(_weights(checkpoint))
+            self.model.load_weights(checkpoint)
             self._rewind()
         self.report = Reporter(echo and self.main)
         self._choose_precision()
@@ -359,12 +359,6 @@ class Trainer:
             )
         for modality, count in sorted(self.judged.shortened.items()):
             self.report.say(f"{modality}: {count} held-out items longer than max_tokens were judged by their beginning")
-
-
-def _weights(checkpoint: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    return load_file(checkpoint / "model.safetensors")
 
 
 @contextmanager

@@ -1,0 +1,143 @@
+"""Published families against the libraries that they come from, with weights that are all drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers as hf
+from torch import Tensor
+
+from unitx.model import Model
+
+VOCABULARY = 97
+BERT = {"vocab_size": VOCABULARY, "intermediate_size": 52, "max_position_embeddings": 60}
+LLAMA = BERT | {"num_attention_heads": 6, "num_hidden_layers": 3, "hidden_size": 36}
+DISTIL = {"vocab_size": VOCABULARY, "max_position_embeddings": 60}
+GPT2 = {"vocab_size": VOCABULARY, "n_positions": 60}
+MODERN = BERT | {"pad_token_id": 0, "cls_token_id": 1, "sep_token_id": 2, "bos_token_id": 1, "eos_token_id": 2}
+ROTARY = {"rope_theta": 500.0, "rope_type": "default"}
+
+
+def small(**given: Any) -> dict[str, Any]:
+    return BERT | {"hidden_size": 36, "num_hidden_layers": 2, "num_attention_heads": 3} | given
+
+
+CASES: dict[str, tuple[Any, Any]] = {
+    "bert": (hf.BertModel, hf.BertConfig(**small())),
+    "bert, odd": (hf.BertModel, hf.BertConfig(**small(hidden_size=30, num_attention_heads=2, hidden_act="gelu_new"))),
+    "bert, no pooler": (partial(hf.BertModel, add_pooling_layer=False), hf.BertConfig(**small(layer_norm_eps=1e-3))),
+    "bert, with its head": (hf.BertForMaskedLM, hf.BertConfig(**small(num_hidden_layers=1, hidden_act="relu"))),
+    "roberta": (hf.RobertaModel, hf.RobertaConfig(**small(pad_token_id=1, type_vocab_size=1))),
+    "roberta, odd": (hf.RobertaModel, hf.RobertaConfig(**small(pad_token_id=0, hidden_size=42))),
+    "xlm-roberta": (hf.XLMRobertaForMaskedLM, hf.XLMRobertaConfig(**small(num_hidden_layers=1))),
+    "distilbert": (hf.DistilBertModel, hf.DistilBertConfig(**DISTIL, n_layers=2, n_heads=3, dim=36, hidden_dim=50)),
+    "distilbert, odd": (
+        hf.DistilBertForMaskedLM,
+        hf.DistilBertConfig(**DISTIL, n_layers=1, n_heads=2, dim=22, hidden_dim=10, activation="relu"),
+    ),
+    "modernbert": (hf.ModernBertModel, hf.ModernBertConfig(**MODERN | small(num_hidden_layers=5, local_attention=8))),
+    "modernbert, odd": (
+        hf.ModernBertModel,
+        hf.ModernBertConfig(**MODERN | small(num_hidden_layers=4, local_attention=6, norm_bias=True, mlp_bias=True,
+                            attention_bias=True, global_attn_every_n_layers=2)),
+    ),
+    "modernbert, with its head": (hf.ModernBertForMaskedLM, hf.ModernBertConfig(**MODERN | small(local_attention=128))),
+    "gpt2": (hf.GPT2Model, hf.GPT2Config(**GPT2, n_embd=36, n_layer=2, n_head=3)),
+    "gpt2, odd": (hf.GPT2LMHeadModel, hf.GPT2Config(**GPT2, n_embd=30, n_layer=3, n_head=5, n_inner=44)),
+    "gpt2, exact gelu": (
+        hf.GPT2LMHeadModel, hf.GPT2Config(**GPT2, n_embd=16, n_layer=1, n_head=1, activation_function="gelu")
+    ),
+    "llama": (hf.LlamaForCausalLM, hf.LlamaConfig(**LLAMA, num_key_value_heads=2, rope_parameters=ROTARY)),
+    "llama, odd": (
+        hf.LlamaForCausalLM,
+        hf.LlamaConfig(**LLAMA, num_key_value_heads=6, head_dim=10, attention_bias=True, mlp_bias=True,
+                       tie_word_embeddings=True),
+    ),
+    "llama, bare": (hf.LlamaModel, hf.LlamaConfig(**LLAMA, num_key_value_heads=1, rms_norm_eps=1e-3)),
+    "qwen2": (hf.Qwen2ForCausalLM, hf.Qwen2Config(**LLAMA, num_key_value_heads=3)),
+    "qwen2, windows": (
+        hf.Qwen2ForCausalLM,
+        hf.Qwen2Config(**LLAMA, num_key_value_heads=2, use_sliding_window=True, sliding_window=5, max_window_layers=1),
+    ),
+    "qwen2, bare": (hf.Qwen2Model, hf.Qwen2Config(**LLAMA, num_key_value_heads=1, tie_word_embeddings=True)),
+    "qwen3": (hf.Qwen3ForCausalLM, hf.Qwen3Config(**LLAMA, num_key_value_heads=2, head_dim=8)),
+    "qwen3, odd": (
+        hf.Qwen3ForCausalLM,
+        hf.Qwen3Config(**LLAMA, num_key_value_heads=3, head_dim=14, attention_bias=True, tie_word_embeddings=True),
+    ),
+    "qwen3, bare": (hf.Qwen3Model, hf.Qwen3Config(**LLAMA, num_key_value_heads=1, head_dim=16, rope_parameters=ROTARY)),
+}  # fmt: skip
+
+
+@torch.no_grad()
+def drawn(make: Callable[[Any], Any], config: Any) -> Any:
+    """Every parameter drawn, so that one that is dropped or swapped shows."""
+    torch.manual_seed(0)
+    model = make(config).eval()
+    for name, p in model.named_parameters():
+        noise = torch.randn_like(p)
+        is_gain = p.ndim == 1 and name.endswith("weight")
+        p.copy_(1 + 0.3 * noise if is_gain else noise * (0.3 if p.ndim == 1 else p.shape[-1] ** -0.5))
+    return model
+
+
+def sequences(seed: int = 0) -> list[Tensor]:
+    """Ids of mixed lengths; none is a special one."""
+    rng = np.random.default_rng(seed)
+    return [torch.from_numpy(rng.integers(5, VOCABULARY, n)) for n in (7, 1, 40, 7, 23, 2)]
+
+
+@pytest.fixture(params=CASES, scope="module")
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Model, Path]:
+    """An original and what we make of its folder."""
+    original = drawn(*CASES[request.param])
+    folder = tmp_path_factory.mktemp("published")
+    original.save_pretrained(folder)
+    return original, Model.from_pretrained(folder, "cpu"), folder
+
+
+@torch.no_grad()
+def test_hidden_states_are_the_originals(pair: tuple[Any, Model, Path]) -> None:
+    original, model, _ = pair
+    for ids, ours in zip(sequences(), model.hidden_states(sequences()), strict=True):
+        theirs = original.base_model(ids[None]).last_hidden_state[0]
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_pooled_outputs_are_the_originals(pair: tuple[Any, Model, Path]) -> None:
+    original, model, _ = pair
+    theirs = [original.base_model(ids[None]) for ids in sequences()]
+    if getattr(theirs[0], "pooler_output", None) is None:
+        assert model.embedding_head is None
+        return
+    ours = model.embed(sequences(), normalize=False)
+    np.testing.assert_allclose(ours, torch.cat([found.pooler_output for found in theirs]), atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_language_model_says_what_the_original_says(pair: tuple[Any, Model, Path]) -> None:
+    original, model, _ = pair
+    if not model.tasks or model.tasks == ["pooled"]:
+        return
+    states = model.hidden_states(sequences())
+    head = model.head("next_token")
+    for ids, vectors in zip(sequences(), states, strict=True):
+        if hasattr(original, "lm_head"):
+            theirs = original(ids[None]).logits[0]
+        else:
+            theirs = original(ids[None]).last_hidden_state[0] @ original.get_input_embeddings().weight.T
+        torch.testing.assert_close(head.next_logits(vectors), theirs, atol=1e-4, rtol=0)
+
+
+def test_it_is_kept_in_our_own_format(pair: tuple[Any, Model, Path], tmp_path: Path) -> None:
+    _, model, _ = pair
+    again = Model.from_pretrained(model.save_pretrained(tmp_path / "ours"), "cpu")
+    for a, b in zip(model.hidden_states(sequences()), again.hidden_states(sequences()), strict=True):
+        assert torch.equal(a, b)

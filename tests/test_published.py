@@ -1,0 +1,235 @@
+"""Folders of published models: what is read, what is refused, and that texts become the originals' ids."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers as hf
+from safetensors.torch import load_file, save_file
+from test_families import BERT, drawn
+
+import tokenizers as fast
+from unitx import cli
+from unitx.errors import UnitxError
+from unitx.model import Model
+
+TEXTS = [
+    "The quick brown fox jumps over the lazy dog.", "", " ", "naïve café, Straße", "日本語のテキスト", "Привет, мир!",
+    "مرحبا", "emoji 🚀👩‍🚀", "tabs\tand\nlines\r\n", "a" * 90,
+    "[CLS] not special [SEP]", "x\u0000y", "ﬁ ½ Å", "#hash @me",
+]  # fmt: skip
+CORPUS = [*TEXTS, *(f"word{i} and number {i * 37}" for i in range(200))]
+
+
+def wordpiece() -> hf.PreTrainedTokenizerFast:
+    made = fast.BertWordPieceTokenizer()
+    made.train_from_iterator(CORPUS, vocab_size=400, show_progress=False)
+    ids = {name: made.token_to_id(name) for name in ("[CLS]", "[SEP]")}
+    made.post_processor = fast.processors.BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
+    return hf.PreTrainedTokenizerFast(
+        tokenizer_object=made._tokenizer, cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]", unk_token="[UNK]"
+    )
+
+
+def byte_level() -> hf.PreTrainedTokenizerFast:
+    made = fast.ByteLevelBPETokenizer()
+    made.train_from_iterator(CORPUS, vocab_size=400, show_progress=False, special_tokens=["<|endoftext|>"])
+    return hf.PreTrainedTokenizerFast(tokenizer_object=made._tokenizer, eos_token="<|endoftext|>")
+
+
+def unigram() -> hf.PreTrainedTokenizerFast:
+    made = fast.Tokenizer(fast.models.Unigram())
+    made.pre_tokenizer, made.decoder = fast.pre_tokenizers.Metaspace(), fast.decoders.Metaspace()
+    trainer = fast.trainers.UnigramTrainer(
+        vocab_size=300, special_tokens=["<s>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
+    )
+    made.train_from_iterator(CORPUS, trainer)
+    made.post_processor = fast.processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    return hf.PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+def small_bert(folder: Path, vocabulary: int = 400) -> hf.BertModel:
+    config = hf.BertConfig(
+        **BERT | {"vocab_size": vocabulary}, hidden_size=36, num_hidden_layers=2, num_attention_heads=3
+    )
+    model = drawn(hf.BertModel, config)
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("make", [wordpiece, byte_level, unigram])
+def test_texts_become_the_originals_ids(make: Callable[[], hf.PreTrainedTokenizerFast], tmp_path: Path) -> None:
+    original = make()
+    small_bert(tmp_path)
+    original.save_pretrained(tmp_path)
+    text = Model.from_pretrained(tmp_path, "cpu").processors["text"]
+    for one in TEXTS:
+        ids = text.features(one)
+        assert ids.tolist() == original(one)["input_ids"]
+        assert text.decode(ids) == original.decode(ids, skip_special_tokens=True)
+
+
+def test_texts_are_embedded_as_by_the_original(tmp_path: Path) -> None:
+    model, tokenizer = small_bert(tmp_path), wordpiece()
+    tokenizer.save_pretrained(tmp_path)
+    texts = [text for text in TEXTS if len(tokenizer(text)["input_ids"]) <= 60]
+    assert len(texts) > 10
+    ours = Model.from_pretrained(tmp_path, "cpu").embed(texts, "text", normalize=False)
+    with torch.no_grad():
+        theirs = model(**tokenizer(texts, padding=True, return_tensors="pt")).pooler_output  # padded, as people do
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_each_window_of_a_long_text_has_a_begin_and_an_end(tmp_path: Path) -> None:
+    small_bert(tmp_path)
+    tokenizer = wordpiece()
+    tokenizer.save_pretrained(tmp_path)
+    text = Model.from_pretrained(tmp_path, "cpu").processors["text"]
+    ids = text.features("word1 " * 100)
+    begin, end = tokenizer.cls_token_id, tokenizer.sep_token_id
+    windows = [pieces.values.tolist() for pieces in text.windows(ids)]
+    assert len(windows) > 1 and all(w[0] == begin and w[-1] == end and len(w) <= 60 for w in windows)
+    assert [i for w in windows for i in w[1:-1]] == ids[1:-1].tolist()
+    cut = text.cut(ids, np.random.default_rng(0))
+    assert cut.shortened and len(cut) == 60 and cut.values[0] == begin and cut.values[-1] == end
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_generated_texts_are_the_originals(family: str, tmp_path: Path) -> None:
+    tokenizer = byte_level()
+    shape = {"vocab_size": 400, "eos_token_id": 0, "bos_token_id": 0}
+    if family == "gpt2":
+        config = hf.GPT2Config(**shape, n_positions=60, n_embd=32, n_layer=2, n_head=2)
+        model = drawn(hf.GPT2LMHeadModel, config)
+    else:
+        config = hf.LlamaConfig(**shape, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+                                num_key_value_heads=2, intermediate_size=48)  # fmt: skip
+        model = drawn(hf.LlamaForCausalLM, config)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    prompts = ["The quick brown", "日本", "word1 and number 37 and word2 and"]
+    ours = Model.from_pretrained(tmp_path, "cpu").generate(prompts, temperature=0, max_tokens=12)
+    for prompt, found in zip(prompts, ours, strict=True):
+        ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+        whole = model.generate(ids, do_sample=False, max_new_tokens=12, pad_token_id=0)
+        assert found == tokenizer.decode(whole[0, ids.shape[1] :], skip_special_tokens=True)
+
+
+def test_sharded_weights_and_a_converted_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = small_bert(tmp_path / "whole")
+    model.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
+    assert cli.main(["convert", str(tmp_path / "shards"), str(tmp_path / "ours")]) == 0
+    assert "reads text, heads: pooled" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "shards")
+    ids = [torch.tensor([5, 6, 7])]
+    found = [Model.from_pretrained(tmp_path / name, "cpu").embed(ids) for name in ("whole", "ours")]
+    assert np.array_equal(*found)
+    assert cli.main(["convert", str(tmp_path / "whole"), str(tmp_path / "ours")]) == cli.USER_MISTAKE
+
+
+def test_norms_of_old_checkpoints_are_called_gamma_and_beta(tmp_path: Path) -> None:
+    small_bert(tmp_path)
+    before = Model.from_pretrained(tmp_path, "cpu").embed([torch.tensor([5, 6])])
+    file = tmp_path / "model.safetensors"
+    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    weights = load_file(file)
+    for new, name in old.items():
+        weights = {key.replace(new, name): value for key, value in weights.items()}
+    weights["bert.embeddings.position_ids"] = torch.arange(60)[None]  # a buffer of old versions
+    save_file(weights, file)
+    assert np.array_equal(Model.from_pretrained(tmp_path, "cpu").embed([torch.tensor([5, 6])]), before)
+
+
+def edit(folder: Path, **changes: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+def without(folder: Path, name: str) -> None:
+    weights = load_file(folder / "model.safetensors")
+    del weights[name]
+    save_file(weights, folder / "model.safetensors")
+
+
+def spoiled(folder: Path, how: str) -> None:
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    if how == "family":
+        edit(folder, model_type="mamba")
+    elif how == "pickle":
+        file.rename(folder / "pytorch_model.bin")
+    elif how == "nothing":
+        file.unlink()
+    elif how == "missing":
+        without(folder, "encoder.layer.1.output.dense.bias")
+    elif how == "left over":
+        save_file(weights | {"encoder.layer.1.gate.weight": torch.zeros(2)}, file)
+    elif how == "other shape":
+        edit(folder, intermediate_size=48)
+    elif how == "other depth":
+        edit(folder, num_hidden_layers=3)
+    elif how == "truncated":
+        file.write_bytes(file.read_bytes()[:-1000])
+    elif how == "activation":
+        edit(folder, hidden_act="mish")
+    elif how == "no width":
+        config = json.loads((folder / "config.json").read_text())
+        del config["hidden_size"]
+        (folder / "config.json").write_text(json.dumps(config))
+    elif how == "relative positions":
+        edit(folder, position_embedding_type="relative_key")
+    elif how == "outside":
+        file.rename(folder.parent / "secret.safetensors")
+        index = {"weight_map": dict.fromkeys(weights, "../secret.safetensors")}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+SPOILED = {
+    "family": r"models of type 'mamba' are not known; known are bert, .*@register_family",
+    "pickle": r"pytorch_model\.bin is a pickle, .*safe_serialization=True",
+    "nothing": r"has no model\.safetensors: copy the whole folder",
+    "missing": r"lacks the tensor 'encoder\.layer\.1\.output\.dense\.bias'",
+    "left over": r"has no use for: \['encoder\.layer\.1\.gate\.weight'\]",
+    "other shape": r"encoder\.layer\.0\.intermediate\.dense\.(weight|bias)' gives .*52.*config\.json asks for .*48",
+    "other depth": r"lacks the tensor 'encoder\.layer\.2\.",
+    "truncated": r"model\.safetensors cannot be read .*: copy it again",
+    "activation": r"the activation 'mish' is not known; known are gelu",
+    "no width": r"lacks 'hidden_size', which a 'bert' model needs",
+    "relative positions": r"position_embedding_type is 'relative_key'; supported is 'absolute'",
+    "outside": r"names \.\./secret\.safetensors, which lies outside the folder",
+}
+
+
+@pytest.mark.parametrize("how", SPOILED)
+def test_a_folder_that_cannot_be_loaded_says_why(how: str, tmp_path: Path) -> None:
+    small_bert(tmp_path / "model")
+    spoiled(tmp_path / "model", how)
+    with pytest.raises(UnitxError, match=SPOILED[how]) as error:
+        Model.from_pretrained(tmp_path / "model")
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_without_a_tokenizer_takes_ids(tmp_path: Path) -> None:
+    small_bert(tmp_path)
+    model = Model.from_pretrained(tmp_path, "cpu")
+    assert model.embed([torch.tensor([3, 4])]).shape == (1, 36)
+    with pytest.raises(UnitxError, match=r"without a tokenizer\.json and takes ids only"):
+        model.embed(["a text"])
+
+
+def test_the_hubs_cache_is_read_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "models--someone--small-bert"
+    small_bert(home / "snapshots" / "0123abc")
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text("0123abc")
+    found = Model.from_pretrained("someone/small-bert", "cpu", cache_dir=tmp_path, local_files_only=True)
+    assert found.tasks == ["pooled"]

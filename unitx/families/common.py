@@ -1,0 +1,88 @@
+"""What families share: their names for activations, a text's processor, rotary halves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unitx.published import Change, Folder, Table
+from unitx.task import TaskInfo
+from unitx.tokenizers.text import TextProcessor
+
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+    "silu": "silu",
+    "swish": "silu",
+    "relu": "relu",
+}
+
+
+def activation(name: str) -> str:
+    """Our name of one of their activations.
+
+    Raises:
+        ValueError: it is not known.
+    """
+    if name not in ACTIVATIONS:
+        raise ValueError(f"the activation '{name}' is not known; known are {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
+
+
+def unchanged(config: dict[str, Any], **expected: Any) -> None:
+    """Raise ValueError where a field of the configuration asks for what is not supported."""
+    for name, value in expected.items():
+        if config.get(name, value) != value:
+            raise ValueError(f"{name} is {config[name]!r}; supported is {value!r}")
+
+
+def text_processor(folder: Folder, vocab_size: int, max_tokens: int, **options: Any) -> TextProcessor:
+    """The processor of the folder's tokenizer.json; without one the model takes ready ids only."""
+    json = folder.read_bytes("tokenizer.json")
+    return TextProcessor(
+        max_tokens, vocabulary="huggingface" if json else "ids", json=json, ids=vocab_size, **options
+    )
+
+
+def language_model(folder: Folder, theirs: str, tied: str) -> tuple[list[TaskInfo], Table]:
+    """The task that says what comes next, and where its weights are; no task for a bare backbone without them."""
+    held = f"{theirs}.weight" in folder.names
+    ties = bool(folder.config.get("tie_word_embeddings", not held))
+    if not held and not ties:
+        return [], {}
+    task = TaskInfo("next_token", "next_token", {"text": "text"}, options={"tied": ties})
+    return [task], {"heads.next_token.head": tied if ties else theirs}
+
+
+def transposed(leaf: str, tensors: list[Tensor]) -> Tensor:
+    """A linear map that is stored as (in, out)."""
+    (value,) = tensors
+    return value.T if leaf == "weight" else value
+
+
+def interleaved(value: Tensor, head_dim: int) -> Tensor:
+    """Rows of heads whose rotary pairs are (i, i + d/2), with the pairs side by side, as our `rotate` turns them."""
+    halves = value.unflatten(0, (-1, 2, head_dim // 2))
+    return halves.transpose(1, 2).reshape(value.shape)
+
+
+def rotary_qkv(head_dim: int) -> Change:
+    """Queries, keys and values joined; the first two for our order of rotary pairs."""
+
+    def change(leaf: str, tensors: list[Tensor]) -> Tensor:
+        q, k, v = tensors
+        return torch.cat([interleaved(q, head_dim), interleaved(k, head_dim), v])
+
+    return change
+
+
+def head_norm(head_dim: int) -> Change:
+    """The norm of queries or keys, likewise."""
+    return lambda leaf, tensors: interleaved(tensors[0], head_dim)
+
+

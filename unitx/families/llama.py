@@ -1,0 +1,82 @@
+"""Llama (Touvron et al. 2023), Qwen2 (Yang et al. 2024), Qwen3 (2025): RMSNorm, SwiGLU, grouped heads, rotary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from unitx.config import BackboneConfig
+from unitx.families.common import activation, head_norm, language_model, rotary_qkv, text_processor, unchanged
+from unitx.published import Blueprint, Folder, Table
+from unitx.registry import register_family
+
+LAYER = "layers.{i}."
+TABLE: Table = {
+    "tokenizers.text.embed": "embed_tokens",
+    "backbone.blocks.{i}.attn.qkv": tuple(f"{LAYER}self_attn.{name}_proj" for name in "qkv"),
+    "backbone.blocks.{i}.attn.q_norm": f"{LAYER}self_attn.q_norm",
+    "backbone.blocks.{i}.attn.k_norm": f"{LAYER}self_attn.k_norm",
+    "backbone.blocks.{i}.attn.out": f"{LAYER}self_attn.o_proj",
+    "backbone.blocks.{i}.attn_norm": f"{LAYER}input_layernorm",
+    "backbone.blocks.{i}.mlp.up": (f"{LAYER}mlp.gate_proj", f"{LAYER}mlp.up_proj"),
+    "backbone.blocks.{i}.mlp.down": f"{LAYER}mlp.down_proj",
+    "backbone.blocks.{i}.mlp_norm": f"{LAYER}post_attention_layernorm",
+    "backbone.norm": "norm",
+}
+
+
+@register_family("llama")
+def llama(folder: Folder, qk_norm: bool = False, qkv_bias: bool | None = None) -> Blueprint:
+    config = folder.config
+    dim, heads = config["hidden_size"], config["num_attention_heads"]
+    head_dim = config.get("head_dim") or dim // heads
+    bias = bool(config.get("attention_bias", False))
+    backbone = BackboneConfig(
+        dim, config["num_hidden_layers"], heads, kv_heads=config.get("num_key_value_heads") or heads,
+        mlp_ratio=config["intermediate_size"] / dim, rotary_base=_base(config), head_size=head_dim,
+        window=_window(config), full_layers=_full_layers(config), norm="rmsnorm",
+        norm_eps=config.get("rms_norm_eps", 1e-6), qk_norm=qk_norm, qkv_bias=bias if qkv_bias is None else qkv_bias,
+        out_bias=bias, mlp_bias=bool(config.get("mlp_bias", False)),
+        activation=activation(config.get("hidden_act", "silu")), gated=True, causal=True,
+    )  # fmt: skip
+    end = config.get("eos_token_id")
+    text = text_processor(
+        folder, config["vocab_size"], config.get("max_position_embeddings", 2048),
+        end=end[0] if isinstance(end, list) else -1 if end is None else end,
+    )  # fmt: skip
+    tasks, head = language_model(folder, "lm_head", tied="embed_tokens")
+    change = {
+        "backbone.blocks.{i}.attn.qkv": rotary_qkv(head_dim),
+        "backbone.blocks.{i}.attn.q_norm": head_norm(head_dim),
+        "backbone.blocks.{i}.attn.k_norm": head_norm(head_dim),
+    }
+    ignored = r"rotary_emb\.inv_freq$|^lm_head\."
+    return Blueprint(backbone, {"text": text}, tasks, TABLE | head, change, ("model.",), ignored)
+
+
+@register_family("qwen2")
+def qwen2(folder: Folder) -> Blueprint:
+    return llama(folder, qkv_bias=True)
+
+
+@register_family("qwen3")
+def qwen3(folder: Folder) -> Blueprint:
+    return llama(folder, qk_norm=True)
+
+
+def _base(config: dict[str, Any]) -> float:
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    unchanged({"rope_type": rope.get("rope_type", rope.get("type", "default"))}, rope_type="default")
+    return rope.get("rope_theta") or config.get("rope_theta", 10_000.0)
+
+
+def _full_layers(config: dict[str, Any]) -> tuple[int, ...]:
+    kinds = config.get("layer_types")
+    if kinds is not None:
+        return tuple(i for i, kind in enumerate(kinds) if kind == "full_attention") if _window(config) else ()
+    return tuple(range(config.get("max_window_layers", 0))) if _window(config) else ()
+
+
+def _window(config: dict[str, Any]) -> int | None:
+    """What a token sees to each side; theirs counts the token itself."""
+    wanted = config.get("use_sliding_window", config.get("sliding_window") is not None)
+    return config["sliding_window"] - 1 if wanted and config.get("sliding_window") else None

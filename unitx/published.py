@@ -1,0 +1,193 @@
+"""Published models: from a Hugging Face folder to a unitx model, by a family's table of names.
+
+A family says what shape its config.json means and which of its tensors each of our modules is made of; the same
+`Backbone` then computes what the original does. A new family is one file with one `@register_family("model_type")`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unitx.config import BackboneConfig
+from unitx.errors import UnitxError
+from unitx.registry import FAMILIES
+from unitx.task import TaskInfo
+from unitx.tokenizer import Processor
+
+INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.pth", "pytorch_model.pt")
+LAYER = "{i}"  # stands for a block's number, in our names and in theirs
+Table = dict[str, str | tuple[str, ...]]
+Change = Callable[[str, list[Tensor]], Tensor]  # ("weight" or "bias", their tensors) → ours
+
+
+@dataclass
+class Blueprint:
+    """What a family makes of a folder.
+
+    Attributes:
+        backbone, processors, tasks: what `Model` is made from.
+        table: our module → their module, or several whose tensors are joined along the first axis; {i} is a block.
+        change: our module → how its tensors come from theirs, where joining is not all.
+        prefixes: what their names may begin with, and what is left off.
+        ignored: a pattern of tensors that are not needed: known buffers, heads that are not taken over.
+    """
+
+    backbone: BackboneConfig
+    processors: dict[str, Processor]
+    tasks: list[TaskInfo]
+    table: Table
+    change: dict[str, Change] = field(default_factory=dict)
+    prefixes: tuple[str, ...] = ()
+    ignored: str = r"(?!)"
+
+
+class Folder:
+    """A published model's folder: its configuration, its files, its tensors, which are read one by one.
+
+    Raises:
+        UnitxError: no safetensors, a damaged file, or an index that names files outside the folder.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any]):
+        self.path, self.config = path, config
+        self.files = _tensor_files(path)
+
+    @property
+    def names(self) -> set[str]:
+        return set(self.files)
+
+    def read_bytes(self, name: str) -> bytes:
+        """A file of the folder; nothing where it lacks it."""
+        return (self.path / name).read_bytes() if (self.path / name).is_file() else b""
+
+    def read_json(self, name: str) -> Any:
+        """A JSON file of the folder; None where it lacks it."""
+        data = self.read_bytes(name)
+        return json.loads(data) if data else None
+
+    def tensors(self, names: Iterable[str]) -> list[Tensor]:
+        return [self.files[name].get_tensor(name) for name in names]
+
+
+def is_published(config: dict[str, Any]) -> bool:
+    """Whether a config.json is one of Hugging Face's."""
+    return "model_type" in config and "backbone" not in config
+
+
+def read_blueprint(folder: Folder) -> Blueprint:
+    """What the folder's family makes of it.
+
+    Raises:
+        UnitxError: the family is not known, or it does not know such a configuration.
+    """
+    kind = str(folder.config["model_type"])
+    if kind not in FAMILIES.names():
+        raise UnitxError(
+            f"{folder.path}: models of type '{kind}' are not known; known are {', '.join(FAMILIES.names())}; "
+            "add one with @register_family in a file of your own, and --import it"
+        )
+    try:
+        return FAMILIES.get(kind)(folder)
+    except KeyError as error:
+        raise UnitxError(f"{folder.path / 'config.json'} lacks {error}, which a '{kind}' model needs") from error
+    except ValueError as error:
+        raise UnitxError(f"{folder.path / 'config.json'}: {error}") from error
+
+
+def load_published(path: Path, config: dict[str, Any]) -> Any:
+    """The model in a published model's folder.
+
+    Raises:
+        UnitxError: the family is not known, a tensor is missing, left over, or of another shape; names it.
+    """
+    from accelerate import init_empty_weights
+
+    from unitx.model import Model
+
+    folder = Folder(path, config)
+    plan = read_blueprint(folder)
+    with init_empty_weights(include_buffers=False):
+        model = Model(plan.backbone, plan.processors, plan.tasks)
+    theirs = {_bare(name, plan.prefixes): name for name in folder.names}
+    used: set[str] = set()
+    state = {}
+    for name, ours in model.state_dict().items():
+        wanted = _sources(name, plan.table)
+        for one in wanted:
+            if one not in theirs:
+                raise UnitxError(f"{path} lacks the tensor '{one}' ({name})")
+        used.update(wanted)
+        state[name] = _made(name, folder.tensors(theirs[one] for one in wanted), plan)
+        if state[name].shape != ours.shape:
+            raise UnitxError(
+                f"{path}: '{wanted[0]}' gives {tuple(state[name].shape)}, and config.json asks for "
+                f"{tuple(ours.shape)}: they are not of one model"
+            )
+    left = sorted(name for bare, name in theirs.items() if bare not in used and not re.search(plan.ignored, bare))
+    if left:
+        raise UnitxError(f"{path} holds tensors that a '{config['model_type']}' model has no use for: {left[:5]}")
+    model.load_state_dict(state, assign=True)
+    model.tie()
+    return model
+
+
+def _bare(name: str, prefixes: tuple[str, ...]) -> str:
+    """Their name without what heads of theirs put before it; norms of old checkpoints have other leaves."""
+    for prefix in prefixes:
+        name = name.removeprefix(prefix)
+    return re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
+
+
+def _sources(name: str, table: Table) -> list[str]:
+    """The names of their tensors that one of ours is made of."""
+    module, _, leaf = name.rpartition(".")
+    number = re.search(r"\.(\d+)\.", f"{module}.")
+    pattern = module if number is None else module.replace(f".{number[1]}.", f".{LAYER}.", 1)
+    found = table[pattern]
+    names = [found] if isinstance(found, str) else found
+    return [f"{one.replace(LAYER, number[1] if number else '')}.{leaf}" for one in names]
+
+
+def _made(name: str, tensors: list[Tensor], plan: Blueprint) -> Tensor:
+    module, _, leaf = name.rpartition(".")
+    change = plan.change.get(re.sub(r"\.\d+\.", f".{LAYER}.", module))
+    value = change(leaf, tensors) if change else torch.cat(tensors) if len(tensors) > 1 else tensors[0]
+    return value.to(torch.float32).contiguous()
+
+
+def _tensor_files(path: Path) -> dict[str, Any]:
+    """Tensor → the open file that holds it."""
+    from safetensors import SafetensorError, safe_open
+
+    if (path / INDEX).is_file():
+        shards = sorted(set(json.loads((path / INDEX).read_text("utf-8"))["weight_map"].values()))
+    elif (path / SINGLE).is_file():
+        shards = [SINGLE]
+    else:
+        pickles = [name for name in PICKLES if (path / name).is_file()]
+        hint = (
+            f"{pickles[0]} is a pickle, which may run code when it is read: save the model again with "
+            "safe_serialization=True, or take a revision that has safetensors"
+            if pickles else "copy the whole folder"
+        )  # fmt: skip
+        raise UnitxError(f"{path} has no {SINGLE}: {hint}")
+    found: dict[str, Any] = {}
+    for shard in shards:
+        file = path / shard
+        if Path(shard).is_absolute() or ".." in Path(shard).parts:
+            raise UnitxError(f"{path / INDEX} names {shard}, which lies outside the folder")
+        try:
+            opened = safe_open(file, "pt")
+        except (SafetensorError, OSError) as error:
+            raise UnitxError(f"{file} cannot be read ({error}): copy it again from its source") from error
+        found |= dict.fromkeys(opened.keys(), opened)
+    return found
