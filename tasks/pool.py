@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,6 +30,8 @@ class Pool(Task):
         Attributes:
             pooling: "mean", "first" (a class token) or "last" (a decoder).
             dense: a linear map and tanh follow (BERT's pooler).
+            prompts: name → what is put before a text, as "query: ".
+            default_prompt_name: of the one that is put before every text where no other is asked for.
 
         Raises:
             UnitxError: there is no such pooling.
@@ -37,12 +39,18 @@ class Pool(Task):
 
         pooling: str = "mean"
         dense: bool = False
+        prompts: dict[str, str] = field(default_factory=dict)
+        default_prompt_name: str | None = None
 
         def __post_init__(self) -> None:
             if self.pooling not in POOLINGS:
                 raise UnitxError(f"pooling is {self.pooling!r}; it can be {', '.join(POOLINGS)}")
 
     embeds = True
+
+    def prompt(self, name: str | None) -> str:
+        name = self.options.default_prompt_name if name is None else name
+        return "" if name is None else self.options.prompts.get(name, name)
 
     def __init__(self, dim: int, info: TaskInfo, processors: dict[str, Processor]):
         super().__init__(dim, info, processors)

@@ -314,7 +314,7 @@ def test_a_mistyped_path_is_no_text(tmp_path: Path) -> None:
 
 def test_a_part_that_is_cut_is_counted() -> None:
     model = small_model(max_tokens=8)
-    with pytest.warns(UserWarning, match="1 of 2 items of several parts had one longer than max_tokens"):
+    with pytest.warns(UserWarning, match="1 of 2 items had a part longer than max_tokens"):
         model.embed([{"image": picture(0), "text": "far too long for eight"}, {"image": picture(1), "text": "cat"}])
 
 

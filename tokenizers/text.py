@@ -154,6 +154,7 @@ class TextProcessor(Processor):
         positions: rows of its table of positions; 0 for none.
         norm_eps: of the LayerNorm behind token vectors and positions; 0 for none.
         norm_bias: whether that norm adds a learned vector.
+        truncate: a longer text is cut at its end, as the published model was trained, where others are read in windows.
 
     Raises:
         UnitxError: the vocabulary has another name.
@@ -168,6 +169,7 @@ class TextProcessor(Processor):
     positions: int = field(default=0, repr=False)
     norm_eps: float = field(default=0.0, repr=False)
     norm_bias: bool = field(default=True, repr=False)
+    truncate: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         check_whole(self, "max_tokens")
@@ -278,6 +280,8 @@ class TextProcessor(Processor):
         return _pieces(begin, part, end, shortened=len(part) < len(inner))
 
     def windows(self, features: np.ndarray) -> list[Pieces]:
+        if self.truncate:
+            return [self.cut(features)]
         begin, inner, end = self._parted(features)
         room = self.max_tokens - len(begin) - len(end)
         return [_pieces(begin, inner[i : i + room], end) for i in range(0, max(len(inner), 1), room)]

@@ -40,6 +40,8 @@ def embed(
     *,
     batch_tokens: int = 16_384,
     normalize: bool = True,
+    prompt: str | None = None,
+    truncate_dim: int | None = None,
     show_progress: bool | None = None,
     on_error: str = "raise",
 ) -> np.ndarray:
@@ -51,6 +53,8 @@ def embed(
         modality: what every item is, where it should not be told from the item.
         batch_tokens: tokens that go through the model at once.
         normalize: whether vectors have unit length.
+        prompt: put before each text: one that a published model knows by name ("query", "document"), or the words.
+        truncate_dim: only the first so many numbers of each vector, for models trained so (Kusupati et al. 2022).
         show_progress: None for a bar when there are many items and a terminal.
         on_error: "raise", or "skip": a row of NaN for what cannot be read, and one warning.
 
@@ -61,12 +65,16 @@ def embed(
         UnitxError: a modality that the model does not read.
     """
     head = model.embedding_head
-    sequences = _sequences(items, lambda item: _parts(model, item, modality))
+    if truncate_dim is not None and truncate_dim < 1:
+        raise UnitxError(f"truncate_dim is {truncate_dim}; it must be at least 1")
+    words = (prompt or "") if head is None else head.prompt(prompt)
+    sequences = _sequences(items, lambda item: _with_prompt(model, _parts(model, item, modality), words))
     compute = Tokens.mean if head is None else partial(_of_all, head)
     vectors = _run(model, sequences, compute, batch_tokens, show_progress, on_error)
     if vectors is None:
         dim = model.backbone.config.dim if head is None else head.embedding_dim
-        return np.full((len(sequences), dim), np.nan, dtype=np.float32)
+        return np.full((len(sequences), min(dim, truncate_dim or dim)), np.nan, dtype=np.float32)
+    vectors = vectors[:, :truncate_dim]
     return (F.normalize(vectors, dim=-1) if normalize else vectors).numpy()
 
 
@@ -217,6 +225,15 @@ def _parts(model: Model, item: Any, modality: str | None) -> list[tuple[str, Any
     return parts
 
 
+def _with_prompt(model: Model, parts: list[tuple[str, Any]], words: str) -> list[tuple[str, Any]]:
+    """The parts of an item with `words` before its texts."""
+    if not words:
+        return parts
+    text = model.processors.get("text")
+    read = [(m, text.read_alone(item) if m == "text" and text else item) for m, item in parts]
+    return [(m, words + item if m == "text" and isinstance(item, str) else item) for m, item in read]
+
+
 def _guess(model: Model, item: Any) -> str:
     if isinstance(item, Tensor) and item.ndim == 1 and not item.is_floating_point():
         return "text"
@@ -303,8 +320,7 @@ def _batches(
         model.train(training)
     if shortened:
         warnings.warn(
-            f"{len(shortened)} of {len(sequences)} items of several parts had one longer than max_tokens; "
-            "its beginning was used",
+            f"{len(shortened)} of {len(sequences)} items had a part longer than max_tokens; its beginning was used",
             stacklevel=4,
         )
     if bad:

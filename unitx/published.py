@@ -89,6 +89,8 @@ def read_blueprint(folder: Folder) -> Blueprint:
     Raises:
         UnitxError: the family is not known, or it does not know such a configuration.
     """
+    from unitx.families.sentence_transformers import with_modules
+
     kind = str(folder.config["model_type"])
     if kind not in FAMILIES.names():
         raise UnitxError(
@@ -96,7 +98,7 @@ def read_blueprint(folder: Folder) -> Blueprint:
             "add one with @register_family in a file of your own, and --import it"
         )
     try:
-        return FAMILIES.get(kind)(folder)
+        return with_modules(folder, FAMILIES.get(kind)(folder))
     except KeyError as error:
         raise UnitxError(f"{folder.path / 'config.json'} lacks {error}, which a '{kind}' model needs") from error
     except ValueError as error:

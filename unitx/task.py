@@ -112,6 +112,10 @@ class Task(nn.Module):
     def add_modality(self, modality: str) -> None:
         """The model reads one modality more from now on; for heads that treat each apart."""
 
+    def prompt(self, name: str | None) -> str:
+        """What `Model.embed` puts before a text: of tasks that know some by name that, else the text given."""
+        return name or ""
+
     def share(self, tokenizers: nn.ModuleDict) -> None:
         """Take over weights of a tokenizer, for heads that share them (tied embeddings)."""
 

