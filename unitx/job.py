@@ -64,7 +64,7 @@ def build_job(recipe: Recipe, base: Model | None = None, fixed: Collection[str] 
     shared = _shared(recipe, facts)
     feeds, held_out = [], []
     for name, task in recipe.tasks.items():
-        known = base.head(name).info if base is not None and name in fixed else TaskInfo(name, task.kind, {})
+        known = _known(base, name, task.kind, name in fixed)
         train, test, info = _open_task(recipe, task, shared, known)
         feeds.append(Feed(info, train))
         held_out.append(Feed(info, test))
@@ -96,6 +96,16 @@ def build_job(recipe: Recipe, base: Model | None = None, fixed: Collection[str] 
     resolved["facts"] = facts
     resolved["rows_a_step"] = {feed.info.name: feed.rows for feed in feeds}
     return Job(recipe, model, preparer, feeds, held_out, facts, resolved)
+
+
+def _known(base: Model | None, name: str, kind: str, fixed: bool) -> TaskInfo:
+    """What is known of a task before its data are opened: all that a fixed head knows, and the options of a language
+    model that goes on, which may share its matrix with the tokenizer."""
+    old = base.head(name) if base is not None and name in base.tasks else None
+    if old is not None and fixed:
+        return old.info
+    goes_on = old is not None and old.generates and old.info.kind == kind
+    return TaskInfo(name, kind, {}, options=dict(old.info.options) if old is not None and goes_on else {})
 
 
 def _extended(

@@ -55,8 +55,9 @@ def language_model(folder: Folder, theirs: str, tied: str) -> tuple[list[TaskInf
     ties = bool(folder.config.get("tie_word_embeddings", not held))
     if not held and not ties:
         return [], {}
-    task = TaskInfo("next_token", "next_token", {"text": "text"}, options={"tied": ties})
-    return [task], {"heads.next_token.head": tied if ties else theirs}
+    # Called as in the recipe `language-model`, which so goes on with it.
+    task = TaskInfo("language-model", "next_token", {"text": "text"}, options={"tied": ties})
+    return [task], {"heads.language-model.head": tied if ties else theirs}
 
 
 def transposed(leaf: str, tensors: list[Tensor]) -> Tensor:

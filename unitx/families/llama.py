@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unitx.config import BackboneConfig
-from unitx.families.common import activation, head_norm, language_model, rotary_qkv, text_processor, unchanged
+from unitx.families.common import activation, head_norm, language_model, rotary_qkv, text_processor
 from unitx.published import Blueprint, Folder, Table
 from unitx.registry import register_family
 
@@ -29,11 +29,11 @@ def llama(folder: Folder, qk_norm: bool = False, qkv_bias: bool | None = None) -
     config = folder.config
     dim, heads = config["hidden_size"], config["num_attention_heads"]
     head_dim = config.get("head_dim") or dim // heads
-    bias = bool(config.get("attention_bias", False))
+    bias, (base, scaling) = bool(config.get("attention_bias", False)), _rotary(config)
     backbone = BackboneConfig(
         dim, config["num_hidden_layers"], heads, kv_heads=config.get("num_key_value_heads") or heads,
-        mlp_ratio=config["intermediate_size"] / dim, rotary_base=_base(config), head_size=head_dim,
-        window=_window(config), full_layers=_full_layers(config), norm="rmsnorm",
+        mlp_ratio=config["intermediate_size"] / dim, rotary_base=base, rotary_scaling=scaling,
+        head_size=head_dim, window=_window(config), full_layers=_full_layers(config), norm="rmsnorm",
         norm_eps=config.get("rms_norm_eps", 1e-6), qk_norm=qk_norm, qkv_bias=bias if qkv_bias is None else qkv_bias,
         out_bias=bias, mlp_bias=bool(config.get("mlp_bias", False)),
         activation=activation(config.get("hidden_act", "silu")), gated=True, causal=True,
@@ -63,10 +63,18 @@ def qwen3(folder: Folder) -> Blueprint:
     return llama(folder, qk_norm=True)
 
 
-def _base(config: dict[str, Any]) -> float:
+def _rotary(config: dict[str, Any]) -> tuple[float, tuple[float, float, float, float] | None]:
+    """The rotary base, and how frequencies are scaled."""
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    unchanged({"rope_type": rope.get("rope_type", rope.get("type", "default"))}, rope_type="default")
-    return rope.get("rope_theta") or config.get("rope_theta", 10_000.0)
+    base = rope.get("rope_theta") or config.get("rope_theta", 10_000.0)
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
+        return base, None
+    if kind != "llama3":
+        raise ValueError(f"rope_type is {kind!r}; supported are 'default' and 'llama3'")
+    names = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+    factor, low, high, length = (float(rope[name]) for name in names)
+    return base, (factor, low, high, length)
 
 
 def _full_layers(config: dict[str, Any]) -> tuple[int, ...]:
