@@ -11,60 +11,14 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
+from published_models import CORPUS, LLAMA, TEXTS, byte_level, drawn, small_bert, unigram, wordpiece
 from safetensors.torch import load_file, save_file
-from test_families import BERT, LLAMA, drawn
 
-import tokenizers as fast
 import unitx
 from unitx import cli
 from unitx.errors import UnitxError
 from unitx.model import Model
 from unitx.registry import FAMILIES, import_plugin
-
-TEXTS = [
-    "The quick brown fox jumps over the lazy dog.", "", " ", "naïve café, Straße", "日本語のテキスト", "Привет, мир!",
-    "مرحبا", "emoji 🚀👩‍🚀", "tabs\tand\nlines\r\n", "a" * 90,
-    "[CLS] not special [SEP]", "x\u0000y", "ﬁ ½ Å", "#hash @me",
-]  # fmt: skip
-CORPUS = [*TEXTS, *(f"word{i} and number {i * 37}" for i in range(200))]
-
-
-def wordpiece() -> hf.PreTrainedTokenizerFast:
-    made = fast.BertWordPieceTokenizer()
-    made.train_from_iterator(CORPUS, vocab_size=400, show_progress=False)
-    ids = {name: made.token_to_id(name) for name in ("[CLS]", "[SEP]")}
-    made.post_processor = fast.processors.BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
-    return hf.PreTrainedTokenizerFast(
-        tokenizer_object=made._tokenizer, cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]", unk_token="[UNK]"
-    )
-
-
-def byte_level() -> hf.PreTrainedTokenizerFast:
-    made = fast.ByteLevelBPETokenizer()
-    made.train_from_iterator(CORPUS, vocab_size=400, show_progress=False, special_tokens=["<|endoftext|>"])
-    return hf.PreTrainedTokenizerFast(tokenizer_object=made._tokenizer, eos_token="<|endoftext|>")
-
-
-def unigram() -> hf.PreTrainedTokenizerFast:
-    made = fast.Tokenizer(fast.models.Unigram())
-    made.pre_tokenizer, made.decoder = fast.pre_tokenizers.Metaspace(), fast.decoders.Metaspace()
-    trainer = fast.trainers.UnigramTrainer(
-        vocab_size=300, special_tokens=["<s>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
-    )
-    made.train_from_iterator(CORPUS, trainer)
-    made.post_processor = fast.processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
-    )
-    return hf.PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
-
-
-def small_bert(folder: Path, vocabulary: int = 400) -> hf.BertModel:
-    config = hf.BertConfig(
-        **BERT | {"vocab_size": vocabulary}, hidden_size=36, num_hidden_layers=2, num_attention_heads=3
-    )
-    model = drawn(hf.BertModel, config)
-    model.save_pretrained(folder)
-    return model
 
 
 @pytest.mark.parametrize("make", [wordpiece, byte_level, unigram])
@@ -125,6 +79,9 @@ def test_generated_texts_are_the_originals(family: str, tmp_path: Path) -> None:
         ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
         whole = model.generate(ids, do_sample=False, max_new_tokens=12, pad_token_id=0)
         assert found == tokenizer.decode(whole[0, ids.shape[1] :], skip_special_tokens=True)
+    if family == "gpt2":
+        with pytest.raises(UnitxError, match="has positions for 60 tokens, and the longest prompt has"):
+            Model.from_pretrained(tmp_path, "cpu").generate(prompts, max_tokens=100)
 
 
 @pytest.mark.parametrize("tune", ["all", "lora"])

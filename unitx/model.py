@@ -223,7 +223,7 @@ class Model(nn.Module):
 
         folder = Path(folder).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
-        tied = self._tied()
+        tied = self.tied()
         weights = {name: _stored(value, dtype) for name, value in self.state_dict().items() if name not in tied}
         config = json.dumps(self.config(), indent=2, ensure_ascii=False) + "\n"
         # Written beside and put in place, so that a crash leaves the model that was there before.
@@ -245,10 +245,10 @@ class Model(nn.Module):
         from safetensors.torch import load_file
 
         weights = load_file(folder / WEIGHTS)
-        weights |= {name: weights[first] for name, first in self._tied().items() if first in weights}
+        weights |= {name: weights[first] for name, first in self.tied().items() if first in weights}
         self.load_state_dict(weights)  # which casts as it copies
 
-    def _tied(self) -> dict[str, str]:
+    def tied(self) -> dict[str, str]:
         """Parameters that are another one under a second name → the first name; files hold them once."""
         names: dict[nn.Parameter, str] = {}
         found = {}

@@ -75,7 +75,14 @@ class Folder:
         return json.loads(data) if data else None
 
     def tensors(self, names: Iterable[str]) -> list[Tensor]:
-        return [self.files[name].get_tensor(name) for name in names]
+        """Tensors as they are stored. A file is mapped anew each time, so that nothing of it stays in memory after."""
+        from safetensors import safe_open
+
+        found = []
+        for name in names:
+            with safe_open(self.files[name], "pt") as file:
+                found.append(file.get_tensor(name))
+        return found
 
 
 def is_published(config: dict[str, Any]) -> bool:
@@ -119,10 +126,14 @@ def load_published(path: Path, config: dict[str, Any]) -> Any:
     plan = read_blueprint(folder)
     with init_empty_weights(include_buffers=False):
         model = Model(plan.backbone, plan.processors, plan.tasks)
+    model.tie()
+    tied = model.tied()
     theirs = {_bare(name, plan.prefixes): name for name in folder.names}
     used: set[str] = set()
-    state = {}
-    for name, ours in model.state_dict().items():
+    state: dict[str, Tensor] = {}
+    # The largest first: while one is made it stands in memory twice.
+    ours_by_size = sorted(model.state_dict().items(), key=lambda item: -item[1].numel())
+    for name, ours in (item for item in ours_by_size if item[0] not in tied):
         wanted = _sources(name, plan.table)
         for one in wanted:
             if one not in theirs:
@@ -137,7 +148,7 @@ def load_published(path: Path, config: dict[str, Any]) -> Any:
     left = sorted(name for bare, name in theirs.items() if bare not in used and not re.search(plan.ignored, bare))
     if left:
         raise UnitxError(f"{path} holds tensors that a '{config['model_type']}' model has no use for: {left[:5]}")
-    model.load_state_dict(state, assign=True)
+    model.load_state_dict(state | {name: state[first] for name, first in tied.items()}, assign=True)
     model.tie()
     return model
 
@@ -163,11 +174,12 @@ def _made(name: str, tensors: list[Tensor], plan: Blueprint) -> Tensor:
     module, _, leaf = name.rpartition(".")
     change = plan.change.get(re.sub(r"\.\d+\.", f".{LAYER}.", module))
     value = change(leaf, tensors) if change else torch.cat(tensors) if len(tensors) > 1 else tensors[0]
-    return value.to(torch.float32).contiguous()
+    # A copy in any case: a tensor as it is read lives in the file.
+    return value.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
 
 
-def _tensor_files(path: Path) -> dict[str, Any]:
-    """Tensor → the open file that holds it."""
+def _tensor_files(path: Path) -> dict[str, Path]:
+    """Tensor → the file that holds it."""
     from safetensors import SafetensorError, safe_open
 
     if (path / INDEX).is_file():
@@ -182,14 +194,14 @@ def _tensor_files(path: Path) -> dict[str, Any]:
             if pickles else "copy the whole folder"
         )  # fmt: skip
         raise UnitxError(f"{path} has no {SINGLE}: {hint}")
-    found: dict[str, Any] = {}
+    found: dict[str, Path] = {}
     for shard in shards:
         file = path / shard
         if Path(shard).is_absolute() or ".." in Path(shard).parts:
             raise UnitxError(f"{path / INDEX} names {shard}, which lies outside the folder")
         try:
-            opened = safe_open(file, "pt")
+            with safe_open(file, "pt") as opened:
+                found |= dict.fromkeys(opened.keys(), file)
         except (SafetensorError, OSError) as error:
             raise UnitxError(f"{file} cannot be read ({error}): copy it again from its source") from error
-        found |= dict.fromkeys(opened.keys(), opened)
     return found

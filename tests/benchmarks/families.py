@@ -2,14 +2,14 @@
 
     python tests/benchmarks/families.py
 
-Over the configurations of tests/test_families.py, with every weight drawn: the largest difference of final hidden
+Over the configurations of tests/published_models.py, with every weight drawn: the largest difference of final hidden
 states, in fp32, ragged batches of mixed lengths. Lines are those of the files, comments and docstrings included.
 """
 
 from __future__ import annotations
 
 import inspect
-import sys
+import runpy
 import tempfile
 from collections import defaultdict
 from pathlib import Path
@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from test_families import CASES, drawn, sequences
-
 from unitx.model import Model
 from unitx.registry import FAMILIES
+
+SMALL = runpy.run_path(str(Path(__file__).parent.parent / "published_models.py"))
+drawn, sequences = SMALL["drawn"], SMALL["sequences"]
 
 
 def lines(file: str | None) -> int:
@@ -39,7 +39,7 @@ def difference(original: Any) -> float:
 
 def main() -> None:
     found: dict[str, list[tuple[Any, float]]] = defaultdict(list)
-    for case in CASES.values():
+    for case in SMALL["CASES"].values():
         original = drawn(*case)
         found[original.config.model_type].append((original, difference(original)))
     print("| family | our file | lines | transformers' modelling file | largest difference | configurations |")
