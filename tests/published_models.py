@@ -68,6 +68,9 @@ CASES: dict[str, tuple[Any, Any]] = {
             "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
             "original_max_position_embeddings": 16}),
     ),
+    "llama, a window that it has not": (
+        hf.LlamaModel, hf.LlamaConfig(**LLAMA, num_key_value_heads=2, sliding_window=4, use_sliding_window=True)
+    ),
     "llama, bare": (hf.LlamaModel, hf.LlamaConfig(**LLAMA, num_key_value_heads=1, rms_norm_eps=1e-3)),
     "qwen2": (hf.Qwen2ForCausalLM, hf.Qwen2Config(**LLAMA, num_key_value_heads=3)),
     "qwen2, windows": (

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +15,17 @@ import transformers as hf
 from published_models import CORPUS, LLAMA, TEXTS, byte_level, drawn, small_bert, unigram, wordpiece
 from safetensors.torch import load_file, save_file
 
+import tokenizers as fast
 import unitx
 from unitx import cli
-from unitx.errors import UnitxError
+from unitx.batches import Evaluation, Feed, Preparer
+from unitx.data import open_source
+from unitx.errors import BadItem, UnitxError
+from unitx.index import model_identity
 from unitx.model import Model
 from unitx.registry import FAMILIES, import_plugin
+from unitx.task import TaskInfo
+from unitx.tokens import Batch
 
 
 @pytest.mark.parametrize("make", [wordpiece, byte_level, unigram])
@@ -120,6 +127,94 @@ def test_a_published_encoder_learns_a_task_and_goes_on_from_a_checkpoint(tune: s
     assert again.metrics == run.metrics
 
 
+def small_gpt2(folder: Path, **given: Any) -> hf.GPT2LMHeadModel:
+    config = hf.GPT2Config(
+        **{"vocab_size": 400, "n_positions": 60, "eos_token_id": 0, "bos_token_id": 0, **given},
+        n_embd=32, n_layer=2, n_head=2,
+    )  # fmt: skip
+    model = drawn(hf.GPT2LMHeadModel, config)
+    model.save_pretrained(folder)
+    byte_level().save_pretrained(folder)
+    return model
+
+
+def test_a_decoder_is_scored_as_it_predicts_and_its_table_trains(tmp_path: Path) -> None:
+    small_gpt2(tmp_path / "base")
+    rows = [{"text": f"word{i} and number {i}", "label": "even" if i % 2 else "odd"} for i in range(40)]
+    given = {"data": rows, "echo": False, "workers": 0, "precision": "fp32", "holdout": 0.0}
+    run = unitx.finetune(
+        tmp_path / "base", "text-classify", steps=4, evaluations=1, out=str(tmp_path / "run"), tune="all", **given
+    )
+    model = run.model
+    said = model.predict_proba([row["text"] for row in rows], "text-classify")
+    numbers = {label: i for i, label in enumerate(model.labels("text-classify"))}
+    right = [int(p.argmax()) == numbers[row["label"]] for p, row in zip(said, rows, strict=True)]
+    assert unitx.evaluate(model, rows, "text-classify").scores["accuracy"] == pytest.approx(np.mean(right))
+    info = model.head("text-classify").info
+    prepared = Preparer(model.processors, model.prefix_parts)
+    feed = Feed(info, open_source(rows, info.reads, "label"), 4)
+    batch = Evaluation(prepared, feed)[0]
+    assert isinstance(batch, Batch) and set(batch.layout.prefix) == {0}
+    before = Model.from_pretrained(tmp_path / "base", "cpu").tokenizers["text"].embed.weight
+    assert not torch.equal(before, model.tokenizers["text"].embed.weight)
+    with pytest.raises(UnitxError, match="leaves nothing to train: the head shares its weights"):
+        unitx.finetune(
+            tmp_path / "base", "language-model", steps=1, out=str(tmp_path / "no"), tune="head", **given
+        )
+
+
+def test_every_end_ends_a_text(tmp_path: Path) -> None:
+    model = small_gpt2(tmp_path)
+    ids = byte_level()("The quick")["input_ids"]
+    whole = model.generate(torch.tensor([ids]), do_sample=False, max_new_tokens=6, pad_token_id=0)[0].tolist()
+    later = whole[len(ids) + 2]  # which would be said third
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [399, later]}))
+    (said,) = Model.from_pretrained(tmp_path, "cpu").generate(["The quick"], temperature=0, max_tokens=6)
+    first = whole[len(ids) :].index(later)
+    assert said == byte_level().decode(whole[len(ids) : len(ids) + first])
+
+
+def test_an_empty_text_without_begin_or_end_is_a_bad_item(tmp_path: Path) -> None:
+    small_bert(tmp_path)
+    byte_level().save_pretrained(tmp_path)
+    model = Model.from_pretrained(tmp_path, "cpu")
+    with pytest.raises(BadItem, match="text '' is empty, and the model's vocabulary has no begin or end"):
+        model.embed(["hello", ""], "text")
+    with pytest.warns(UserWarning, match="1 of 3 items could not be read"):
+        found = model.embed(["hello", "", "x"], "text", on_error="skip")
+    assert np.isnan(found).any(1).tolist() == [False, True, False]
+
+
+def test_added_tokens_are_text_unless_they_are_special(tmp_path: Path) -> None:
+    small_bert(tmp_path, vocabulary=402)
+    original = byte_level()
+    original.add_tokens([fast.AddedToken("<think>", special=False), fast.AddedToken("<end>", special=True)])
+    original.save_pretrained(tmp_path)
+    text = Model.from_pretrained(tmp_path, "cpu").processors["text"]
+    ids = text.features("<think>word1<end>")
+    assert text.decode(ids) == original.decode(ids, skip_special_tokens=True) == "<think>word1"
+    assert text.byte_length(ids) == len("<think>word1")
+
+
+def test_a_token_that_the_model_has_no_vector_for_is_a_bad_item(tmp_path: Path) -> None:
+    original = byte_level()
+    original.add_tokens(["<pad>"])
+    small_bert(tmp_path, vocabulary=len(original) - 1)
+    original.save_pretrained(tmp_path)
+    model = Model.from_pretrained(tmp_path, "cpu")
+    assert model.embed(["hello"], "text").shape == (1, 36)
+    with pytest.raises(BadItem, match=r"has a token that is in tokenizer\.json and not among the model's"):
+        model.embed(["hi <pad>"], "text")
+
+
+def test_an_index_tells_poolings_apart(tmp_path: Path) -> None:
+    small_bert(tmp_path)
+    mean, first = (Model.from_pretrained(tmp_path, "cpu") for _ in range(2))
+    for model, pooling in ((mean, "mean"), (first, "first")):
+        model.add_task(TaskInfo("pooled", "pool", {"text": "text"}, options={"pooling": pooling}))
+    assert model_identity(mean) != model_identity(first)
+
+
 def test_sharded_weights_and_a_converted_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = small_bert(tmp_path / "whole")
     model.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
@@ -184,6 +279,12 @@ def spoiled(folder: Path, how: str) -> None:
         (folder / "config.json").write_text(json.dumps(config))
     elif how == "relative positions":
         edit(folder, position_embedding_type="relative_key")
+    elif how == "index":
+        (folder / "model.safetensors.index.json").write_text('{"weight_map": ')
+    elif how == "no map":
+        (folder / "model.safetensors.index.json").write_text("[]")
+    elif how == "no pooling":
+        (folder / "modules.json").write_text('[{"type": "models.Pooling", "path": "1_Pooling"}]')
     elif how == "outside":
         file.rename(folder.parent / "secret.safetensors")
         index = {"weight_map": dict.fromkeys(weights, "../secret.safetensors")}
@@ -202,6 +303,9 @@ SPOILED = {
     "activation": r"the activation 'mish' is not known; known are gelu",
     "no width": r"lacks 'hidden_size', which a 'bert' model needs",
     "relative positions": r"position_embedding_type is 'relative_key'; supported is 'absolute'",
+    "index": r"index\.json is not valid JSON",
+    "no map": r"index\.json has no weight_map",
+    "no pooling": r"modules\.json names 1_Pooling, which has no config\.json",
     "outside": r"names \.\./secret\.safetensors, which lies outside the folder",
 }
 

@@ -62,6 +62,15 @@ def test_minilm_embeds_as_sentence_transformers_does() -> None:
     np.testing.assert_allclose(model.embed(DOCUMENTS, "text", truncate_dim=64), first, atol=1e-5)
 
 
+def test_a_folder_that_the_library_saved_anew(tmp_path: Path) -> None:
+    theirs = SentenceTransformer(str(MINILM), device="cpu")
+    theirs.save_pretrained(str(tmp_path))
+    documents = ["a cat", "word " * 400]
+    with pytest.warns(UserWarning, match="longer than max_tokens"):
+        ours = Model.from_pretrained(tmp_path, "cpu").embed(documents, "text")
+    np.testing.assert_allclose(ours, theirs.encode(documents), atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["bert", "qwen3"])
 @pytest.mark.parametrize("pooling", ["mean", "cls_token", "lasttoken"])
 @pytest.mark.parametrize("prompt", [None, "query", "in other words: "])
@@ -72,6 +81,14 @@ def test_poolings_and_prompts(kind: str, pooling: str, prompt: str | None, tmp_p
     named = {"prompt_name": prompt} if prompt in PROMPTS else {"prompt": prompt}
     theirs = SentenceTransformer(str(folder), device="cpu").encode(documents, **named)
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_lower_case_that_the_tokenizer_does_not_make_is_refused(tmp_path: Path) -> None:
+    for kind in ("bert", "qwen3"):
+        (folder_of(kind, tmp_path / kind) / "sentence_bert_config.json").write_text('{"do_lower_case": true}')
+    Model.from_pretrained(tmp_path / "bert", "cpu")  # whose tokenizer does
+    with pytest.raises(UnitxError, match="asks for lower case"):
+        Model.from_pretrained(tmp_path / "qwen3", "cpu")
 
 
 def test_a_default_prompt_stands_before_every_text(tmp_path: Path) -> None:
@@ -90,6 +107,7 @@ def test_a_default_prompt_stands_before_every_text(tmp_path: Path) -> None:
         ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}, "the pooling 'max_tokens' is not supported; supp"),
         ("1_Pooling/config.json", {"pooling_mode": ["mean", "max"]}, "the pooling .* is not supported; supported are"),
         ("1_Pooling/config.json", {"pooling_mode": "mean", "include_prompt": False}, "leaves the prompt out"),
+        ("modules.json", [{"type": "sentence_transformers.models.Transformer", "path": ""}], "has no module 'Pooling'"),
         ("modules.json", [{"type": "sentence_transformers.models.Dense", "path": "3_Dense"}], "has a module 'Dense'"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -95,21 +95,25 @@ class HuggingFaceVocabulary:
         first, last = (inside[0], inside[-1] + 1) if inside else (0, 0)
         self.begin, self.end = whole.ids[:first], whole.ids[last:]
         self.size = self.fast.get_vocab_size()
+        self.highest = max(self.fast.get_vocab().values(), default=0)
         self.bos, self.eos = (self.begin or [NONE])[0], (self.end or [NONE])[-1]
 
-    @property
+    @cached_property
     def byte_lengths(self) -> np.ndarray:
-        return np.array([self._byte_length(i) for i in range(self.size)])
+        added = self.fast.get_added_tokens_decoder()
+        kind = type(self.fast.decoder).__name__
+        return np.array([self._byte_length(i, added.get(i), kind) for i in range(self.size)])
 
-    def _byte_length(self, i: int) -> int:
-        piece = self.fast.id_to_token(i)
-        if piece is None or i in self.fast.get_added_tokens_decoder():
-            return 0
-        if type(self.fast.decoder).__name__ == "ByteLevel":  # which writes a byte as one character
+    def _byte_length(self, i: int, added: Any, decoder: str) -> int:
+        if added is not None:
+            return 0 if added.special else len(added.content.encode())
+        piece = self.fast.id_to_token(i) or ""
+        if decoder == "ByteLevel":  # which writes a byte as one character
             return len(piece)
         if re.fullmatch("<0x[0-9A-F]{2}>", piece):
             return 1
-        return len(piece.removeprefix("##").replace(SPACE, " ").encode())
+        piece = piece.removeprefix("##") if decoder == "WordPiece" else piece
+        return len(piece.replace(SPACE, " ").encode())
 
     def encode(self, text: str) -> np.ndarray:
         return np.array(self.fast.encode(text, add_special_tokens=False).ids, dtype=np.int64)
@@ -150,7 +154,7 @@ class TextProcessor(Processor):
         spm: the trained sentencepiece model, serialized (the contents of its .model file).
         json: a published model's tokenizer.json.
         ids: rows of a published model's table of token vectors, which may be more than its vocabulary's; 0 for those.
-        end: the id that ends a generated text, where the vocabulary's template has none.
+        end: ids that end a generated text, where they are others than the end in the vocabulary's template.
         positions: rows of its table of positions; 0 for none.
         norm_eps: of the LayerNorm behind token vectors and positions; 0 for none.
         norm_bias: whether that norm adds a learned vector.
@@ -165,7 +169,7 @@ class TextProcessor(Processor):
     spm: bytes = field(default=b"", repr=False)
     json: bytes = field(default=b"", repr=False)
     ids: int = field(default=0, repr=False)
-    end: int = field(default=NONE, repr=False)
+    end: tuple[int, ...] = field(default=(), repr=False)
     positions: int = field(default=0, repr=False)
     norm_eps: float = field(default=0.0, repr=False)
     norm_bias: bool = field(default=True, repr=False)
@@ -192,7 +196,12 @@ class TextProcessor(Processor):
     @property
     def eos(self) -> int:
         """The id of the end of a text; -1 where there is none."""
-        return self.vocab.eos if self.end == NONE else self.end
+        return self.ends[0]
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """All ids that end a generated text."""
+        return self.end or (self.vocab.eos,)
 
     @property
     def byte_lengths(self) -> np.ndarray:
@@ -216,6 +225,8 @@ class TextProcessor(Processor):
     def decode(self, ids: Any) -> str:
         """The text of a sequence of ids; what stands for no text is left out, broken UTF-8 reads as U+FFFD."""
         ids = self._known(ids)
+        if self.vocabulary == "huggingface":  # whose library knows best what is text
+            return self.vocab.decode(ids)
         return self.vocab.decode(ids[self.byte_lengths[ids] > 0])
 
     def _known(self, ids: Any) -> np.ndarray:
@@ -230,17 +241,30 @@ class TextProcessor(Processor):
         """
         if isinstance(item, str):
             _check_unicode(item)
-            return item
+            return self._checked(item)
         if isinstance(item, bytes | bytearray):
-            return _decode_utf8(bytes(item), item)
+            return self._checked(_decode_utf8(bytes(item), item))
         if isinstance(item, Path):
             with open_binary(item) as file:
-                return _decode_utf8(file.read(), item)
+                return self._checked(_decode_utf8(file.read(), item))
         if isinstance(item, np.ndarray) or is_tensor(item):
             return self._read_ids(item)
         raise BadItem(
             f"{describe(item)} is not text; give a string, a Path to a text file, or ids as a 1-D integer array"
         )
+
+    def _checked(self, text: str) -> str:
+        """A text that has tokens, and a vector for each: published vocabularies may lack either."""
+        vocab = self.vocab if self.vocabulary == "huggingface" else None
+        if not isinstance(vocab, HuggingFaceVocabulary):
+            return text
+        if len(text.strip()) < 4 and not len(vocab.encode_whole(text)):
+            raise BadItem(f"{describe(text)} is empty, and the model's vocabulary has no begin or end: leave it out")
+        if vocab.highest >= self.vocab_size and vocab.encode_whole(text).max(initial=0) >= self.vocab_size:
+            raise BadItem(
+                f"{describe(text)} has a token that is in tokenizer.json and not among the model's {self.vocab_size}"
+            )
+        return text
 
     def _read_ids(self, item: np.ndarray | Tensor) -> np.ndarray:
         ids = item.detach().cpu().numpy() if isinstance(item, Tensor) else item
@@ -261,12 +285,13 @@ class TextProcessor(Processor):
             return self.vocab.encode_whole(raw)
         return np.concatenate([[self.bos], self.encode(raw), [self.eos]])
 
-    def prompt(self, raw: str | np.ndarray) -> np.ndarray:
+    def prompt(self, item: Any) -> np.ndarray:
         """(n,) int64 ids to be continued: begin and text; the end is for the model to say.
 
         Raises:
-            BadItem: there is nothing to go on from: an empty text, in a vocabulary without a begin.
+            BadItem: it cannot be read, or is empty where the vocabulary has no begin to go on from.
         """
+        raw = item if item == "" else self.read(item)
         ids = self.features(raw)
         if isinstance(raw, str) and len(ids) and ids[-1] == self.eos:
             ids = ids[:-1]

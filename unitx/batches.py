@@ -70,9 +70,14 @@ class Notes:
 
 @dataclass(frozen=True)
 class Preparer:
-    """Turns examples into batches with a model's processors; goes to the workers, carries no weights."""
+    """Turns examples into batches with a model's processors; goes to the workers, carries no weights.
+
+    Attributes:
+        prefix_parts: `Model.prefix_parts`, for the tasks that do not say who sees whom.
+    """
 
     processors: dict[str, Processor]
+    prefix_parts: int | None = None
 
     @property
     def modalities(self) -> list[str]:
@@ -107,7 +112,8 @@ class Preparer:
     def cut(self, example: Example, features: list[tuple[str, Any]], rng: np.random.Generator | None) -> Prepared:
         """Pieces of at most `max_tokens` from each part's features."""
         parts = [(modality, self.processors[modality].cut(values, rng)) for modality, values in features]
-        return Prepared(parts, example.target, example.prefix_parts)
+        prefix = self.prefix_parts if example.prefix_parts is None else example.prefix_parts
+        return Prepared(parts, example.target, prefix)
 
     def batch(self, prepared: Sequence[tuple[TaskInfo, Prepared]], notes: Notes | None = None) -> Batch:
         """One ragged batch of the sequences of any tasks."""
@@ -396,7 +402,7 @@ def loader(
         source = open_source(of_task, info.reads, info.label)
         check_columns(source, info.reads, info.label, bool(info.options.get("multi_label")), evaluated=True)
         feeds.append(Feed(info, source))
-    preparer = Preparer(model.processors)
+    preparer = Preparer(model.processors, model.prefix_parts)
     plan_rows(preparer, feeds, batch_tokens, seed)
     steps = Epochs(preparer, feeds, progress=torch.ones(()), augment=Augment(augment), seed=seed)
     whole = Notes()

@@ -44,8 +44,10 @@ def prepare_base(recipe: Recipe, base: Model) -> Job:
     for modality in old_tokenizers:
         model.tokenizers[modality].requires_grad_(recipe.tune == "all" and modality not in frozen)
     kept = sorted(old_heads - {feed.info.name for feed in job.feeds})
-    for name in kept:
-        model.heads[name].requires_grad_(False)
+    tied = model.tied()  # to a table of token vectors, which trains as its tokenizer does
+    for name, p in model.named_parameters(remove_duplicate=False):
+        if name.startswith(tuple(f"heads.{head}." for head in kept)) and name not in tied:
+            p.requires_grad_(False)
     if kept and recipe.tune != "head" and not frozen:
         job.facts.append(f"not trained here: {', '.join(kept)}; the backbone under it changes, and so do its answers")
     for info in (feed.info for feed in job.feeds if feed.info.name in fixed):
@@ -54,6 +56,11 @@ def prepare_base(recipe: Recipe, base: Model) -> Job:
         # What the head got for the new modality learns; the rest is the space.
         for name, p in model.heads[info.name].named_parameters():
             p.requires_grad_(f"heads.{info.name}.{name}" not in old_parameters)
+    if not any(p.requires_grad for p in model.parameters()):
+        raise UnitxError(
+            f"--tune {recipe.tune} leaves nothing to train: the head shares its weights with the tokenizer; "
+            "use --tune lora or --tune all"
+        )
     loose = sorted(old_tokenizers - set(frozen))
     if frozen and loose and recipe.tune == "lora":
         job.facts.append(f"not frozen: {', '.join(loose)}; the adapters change what the model gives for it")

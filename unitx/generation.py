@@ -57,7 +57,7 @@ def generate(
         raise UnitxError(f"give a list of prompts, not one: [{prompts!r}]")
     modality = next(iter(head.info.reads.values()))
     text: Any = model.processors[modality]
-    given = [text.prompt(text.read(prompt)) for prompt in prompts]
+    given = [text.prompt(prompt) for prompt in prompts]
     if not given:
         return []
     longest, room = max(map(len, given)), getattr(text, "positions", 0)
@@ -112,7 +112,7 @@ def _next_tokens(model: Model, modality: str, ids: Tensor, places: list[int]) ->
 
 def _finished(text: Any, ids: list[int], stops: list[str]) -> str | None:
     """The whole continuation if it ends here: at the end mark, or before a stop string."""
-    if ids[-1] == text.eos:
+    if ids[-1] in text.ends:
         return text.decode(ids[:-1])
     if stops:
         said = text.decode(ids)

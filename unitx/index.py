@@ -344,11 +344,12 @@ def model_identity(model: Model) -> dict[str, str]:
     adapted = _digest(model.backbone.state_dict())
     plain = _digest(without_lora(model.backbone)) if model.frozen else adapted
     head = model.embedding_head.state_dict() if model.embedding_head is not None else {}
+    how = () if model.embedding_head is None else (model.embedding_head.info.kind, model.embedding_head.options)
     found = {}
     for modality, processor in model.processors.items():
         others = model.tokenizers.keys() - {modality}
         shared = {name: value for name, value in head.items() if others.isdisjoint(name.split("."))}
-        settings = repr((model.backbone.config, astuple(processor), modality))
+        settings = repr((model.backbone.config, astuple(processor), modality, how))
         weights = _digest(model.tokenizers[modality].state_dict()) + _digest(shared)
         passed = plain if modality in model.frozen else adapted
         found[modality] = hashlib.sha256((settings + weights + passed).encode()).hexdigest()

@@ -77,7 +77,7 @@ def build_job(recipe: Recipe, base: Model | None = None, fixed: Collection[str] 
     )
     for made in shared.made.values():
         made.prepare()  # which takes a while: after all that can be wrong has been found
-    preparer = Preparer(model.processors)
+    preparer = Preparer(model.processors, model.prefix_parts)
     size = SIZES[recipe.size] if base is None else size_of(model.backbone.config.dim)
     resolved: dict[str, Any] = {
         "batch_tokens": recipe.batch_tokens or size.batch_tokens,

@@ -24,6 +24,7 @@ from unitx.task import Task, TaskInfo
 from unitx.tokenizer import Processor, Tokenizer
 from unitx.tokens import Batch, Targets, Tokens
 
+HUB_FILES = ["*.json", "*.safetensors", "*.spm"]  # a repository may hold the same weights in five formats
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
@@ -361,7 +362,7 @@ def locate(source: str | Path, **hub: Any) -> Path:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return Path(snapshot_download(str(source), **hub))
+        return Path(snapshot_download(str(source), allow_patterns=HUB_FILES, **hub))
     except (HFValidationError, OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UnitxError(

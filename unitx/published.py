@@ -72,7 +72,7 @@ class Folder:
     def read_json(self, name: str) -> Any:
         """A JSON file of the folder; None where it lacks it."""
         data = self.read_bytes(name)
-        return json.loads(data) if data else None
+        return _parsed(self.path / name, data) if data else None
 
     def tensors(self, names: Iterable[str]) -> list[Tensor]:
         """Tensors as they are stored. A file is mapped anew each time, so that nothing of it stays in memory after."""
@@ -147,7 +147,10 @@ def load_published(path: Path, config: dict[str, Any]) -> Any:
             )
     left = sorted(name for bare, name in theirs.items() if bare not in used and not re.search(plan.ignored, bare))
     if left:
-        raise UnitxError(f"{path} holds tensors that a '{config['model_type']}' model has no use for: {left[:5]}")
+        raise UnitxError(
+            f"{path} holds tensors that a '{config['model_type']}' model has no use for: {left[:5]}; "
+            "if they are a head, save the model without it (model.base_model.save_pretrained)"
+        )
     model.load_state_dict(state | {name: state[first] for name, first in tied.items()}, assign=True)
     model.tie()
     return model
@@ -178,12 +181,22 @@ def _made(name: str, tensors: list[Tensor], plan: Blueprint) -> Tensor:
     return value.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
 
 
+def _parsed(file: Path, data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise UnitxError(f"{file} is not valid JSON ({error}): copy it again from its source") from error
+
+
 def _tensor_files(path: Path) -> dict[str, Path]:
     """Tensor → the file that holds it."""
     from safetensors import SafetensorError, safe_open
 
     if (path / INDEX).is_file():
-        shards = sorted(set(json.loads((path / INDEX).read_text("utf-8"))["weight_map"].values()))
+        index = _parsed(path / INDEX, (path / INDEX).read_bytes())
+        if not isinstance(index, dict) or not isinstance(index.get("weight_map"), dict):
+            raise UnitxError(f"{path / INDEX} has no weight_map: copy it again from its source")
+        shards = sorted(set(index["weight_map"].values()))
     elif (path / SINGLE).is_file():
         shards = [SINGLE]
     else:
@@ -191,7 +204,7 @@ def _tensor_files(path: Path) -> dict[str, Path]:
         hint = (
             f"{pickles[0]} is a pickle, which may run code when it is read: save the model again with "
             "safe_serialization=True, or take a revision that has safetensors"
-            if pickles else "copy the whole folder"
+            if pickles else "copy the whole folder; of a hub id, name a revision that has safetensors"
         )  # fmt: skip
         raise UnitxError(f"{path} has no {SINGLE}: {hint}")
     found: dict[str, Path] = {}

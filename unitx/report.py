@@ -143,7 +143,7 @@ def evaluate(
     notes = [f"made data: their {source.part} part is scored"] if isinstance(source, MadeSource) else []
     notes += check_columns(source, info.reads, info.label, bool(info.options.get("multi_label")), evaluated=True)
     kept, unknown, unlabelled = known_rows(info, source)
-    feed, preparer = Feed(info, kept), Preparer(model.processors)
+    feed, preparer = Feed(info, kept), Preparer(model.processors, model.prefix_parts)
     plan_rows(preparer, [feed], batch_tokens, SEED)
     progress = sys.stderr.isatty() if show_progress is None else show_progress
     outputs, targets, of_items = task_outputs(model, preparer, feed, SEED, workers, progress)

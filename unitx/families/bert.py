@@ -81,7 +81,10 @@ def _with_type(first: int) -> Callable[[str, list[Tensor]], Tensor]:
 
 @register_family("roberta")
 def roberta(folder: Folder) -> Blueprint:
-    return bert(folder, folder.config.get("pad_token_id", 1))
+    padding = folder.config.get("pad_token_id", 1)
+    if padding is None:
+        raise ValueError("pad_token_id is null, and positions begin behind it")
+    return bert(folder, padding)
 
 
 register_family("xlm-roberta")(roberta)

@@ -49,10 +49,21 @@ def text_processor(folder: Folder, vocab_size: int, max_tokens: int, **options: 
     )
 
 
-def language_model(folder: Folder, theirs: str, tied: str) -> tuple[list[TaskInfo], Table]:
-    """The task that says what comes next, and where its weights are; no task for a bare backbone without them."""
+def ends(folder: Folder) -> tuple[int, ...]:
+    """The ids that end a generated text: generation_config.json may name more of them than config.json."""
+    found = (folder.read_json("generation_config.json") or {}).get("eos_token_id", folder.config.get("eos_token_id"))
+    return () if found is None else tuple(found) if isinstance(found, list) else (found,)
+
+
+def language_model(folder: Folder, theirs: str, tied: str, ties: bool) -> tuple[list[TaskInfo], Table]:
+    """The task that says what comes next, and where its weights are; no task for a bare backbone without them.
+
+    Args:
+        theirs, tied: the module of the head, and the table of token vectors that it may share.
+        ties: whether it does where the configuration does not say.
+    """
     held = f"{theirs}.weight" in folder.names
-    ties = bool(folder.config.get("tie_word_embeddings", not held))
+    ties = bool(folder.config.get("tie_word_embeddings", ties))
     if not held and not ties:
         return [], {}
     # Called as in the recipe `language-model`, which so goes on with it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from unitx.config import BackboneConfig
-from unitx.families.common import activation, language_model, text_processor, transposed, unchanged
+from unitx.families.common import activation, ends, language_model, text_processor, transposed, unchanged
 from unitx.published import Blueprint, Folder, Table
 from unitx.registry import register_family
 
@@ -31,10 +31,8 @@ def gpt2(folder: Folder) -> Blueprint:
         norm_bias=True, norm_eps=config.get("layer_norm_epsilon", 1e-5), qk_norm=False, qkv_bias=True, out_bias=True,
         activation=activation(config.get("activation_function", "gelu_new")), causal=True,
     )  # fmt: skip
-    text = text_processor(
-        folder, config["vocab_size"], positions, positions=positions, end=config.get("eos_token_id", 50256)
-    )
-    tasks, head = language_model(folder, "lm_head", tied="wte")
+    text = text_processor(folder, config["vocab_size"], positions, positions=positions, end=ends(folder))
+    tasks, head = language_model(folder, "lm_head", tied="wte", ties=True)
     return Blueprint(
         backbone, {"text": text}, tasks, TABLE | head,
         {f"backbone.blocks.{{i}}.{name}": transposed for name in TRANSPOSED},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unitx.config import BackboneConfig
-from unitx.families.common import activation, head_norm, language_model, rotary_qkv, text_processor
+from unitx.families.common import activation, ends, head_norm, language_model, rotary_qkv, text_processor
 from unitx.published import Blueprint, Folder, Table
 from unitx.registry import register_family
 
@@ -25,10 +25,14 @@ TABLE: Table = {
 
 
 @register_family("llama")
-def llama(folder: Folder, qk_norm: bool = False, qkv_bias: bool | None = None) -> Blueprint:
-    config = folder.config
+def llama(
+    folder: Folder, *, windows: bool = False, qk_norm: bool = False, qkv_bias: bool | None = None,
+    head_size: int | None = None,
+) -> Blueprint:
+    """`windows`: whether the type has any; `head_size`: of the type, where the configuration does not say."""
+    config = folder.config if windows else {**folder.config, "sliding_window": None}
     dim, heads = config["hidden_size"], config["num_attention_heads"]
-    head_dim = config.get("head_dim") or dim // heads
+    head_dim = config.get("head_dim") or head_size or dim // heads
     bias, (base, scaling) = bool(config.get("attention_bias", False)), _rotary(config)
     backbone = BackboneConfig(
         dim, config["num_hidden_layers"], heads, kv_heads=config.get("num_key_value_heads") or heads,
@@ -38,12 +42,9 @@ def llama(folder: Folder, qk_norm: bool = False, qkv_bias: bool | None = None) -
         out_bias=bias, mlp_bias=bool(config.get("mlp_bias", False)),
         activation=activation(config.get("hidden_act", "silu")), gated=True, causal=True,
     )  # fmt: skip
-    end = config.get("eos_token_id")
-    text = text_processor(
-        folder, config["vocab_size"], config.get("max_position_embeddings", 2048),
-        end=end[0] if isinstance(end, list) else -1 if end is None else end,
-    )  # fmt: skip
-    tasks, head = language_model(folder, "lm_head", tied="embed_tokens")
+    length = config.get("max_position_embeddings", 2048)
+    text = text_processor(folder, config["vocab_size"], length, end=ends(folder))
+    tasks, head = language_model(folder, "lm_head", tied="embed_tokens", ties=False)
     change = {
         "backbone.blocks.{i}.attn.qkv": rotary_qkv(head_dim),
         "backbone.blocks.{i}.attn.q_norm": head_norm(head_dim),
@@ -55,12 +56,12 @@ def llama(folder: Folder, qk_norm: bool = False, qkv_bias: bool | None = None) -
 
 @register_family("qwen2")
 def qwen2(folder: Folder) -> Blueprint:
-    return llama(folder, qkv_bias=True)
+    return llama(folder, windows=True, qkv_bias=True)
 
 
 @register_family("qwen3")
 def qwen3(folder: Folder) -> Blueprint:
-    return llama(folder, qk_norm=True)
+    return llama(folder, windows=True, qk_norm=True, head_size=128)
 
 
 def _rotary(config: dict[str, Any]) -> tuple[float, tuple[float, float, float, float] | None]:
@@ -81,7 +82,7 @@ def _full_layers(config: dict[str, Any]) -> tuple[int, ...]:
     kinds = config.get("layer_types")
     if kinds is not None:
         return tuple(i for i, kind in enumerate(kinds) if kind == "full_attention") if _window(config) else ()
-    return tuple(range(config.get("max_window_layers", 0))) if _window(config) else ()
+    return tuple(range(config.get("max_window_layers", 28))) if _window(config) else ()
 
 
 def _window(config: dict[str, Any]) -> int | None:

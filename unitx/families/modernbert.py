@@ -40,7 +40,7 @@ def modernbert(folder: Folder) -> Blueprint:
     )  # fmt: skip
     return Blueprint(
         backbone, {"text": text}, [], TABLE, {"backbone.blocks.{i}.attn.qkv": _qkv(dim // heads)},
-        ("model.",), r"^(head|decoder|classifier)\.",
+        ("model.",), r"^(head|decoder)\.",
     )  # fmt: skip
 
 
@@ -59,8 +59,9 @@ def _bases(config: dict[str, Any]) -> tuple[float, float]:
         for kind in rope.values():
             unchanged(kind, rope_type="default")
         return rope["full_attention"]["rope_theta"], rope["sliding_attention"]["rope_theta"]
+    unchanged(config, rope_scaling=None)
     full = config.get("global_rope_theta", 160_000.0)
-    return full, config.get("local_rope_theta") or full
+    return full, config.get("local_rope_theta", 10_000.0) or full
 
 
 def _qkv(head_dim: int) -> Change:

@@ -28,11 +28,18 @@ def with_modules(folder: Folder, plan: Blueprint) -> Blueprint:
     for kind in kinds:
         if kind not in ("Transformer", "Pooling", "Normalize"):
             raise ValueError(f"modules.json has a module '{kind}'; supported are Transformer, Pooling and Normalize")
-    options = {"pooling": _pooling(folder.read_json(f"{kinds['Pooling']}/config.json"))}
+    if "Pooling" not in kinds:
+        raise ValueError("modules.json has no module 'Pooling', which says how a text becomes one vector")
+    options = {"pooling": _pooling(folder.read_json(f"{kinds['Pooling']}/config.json"), kinds["Pooling"])}
     settings = folder.read_json("config_sentence_transformers.json") or {}
     options |= {name: settings[name] for name in ("prompts", "default_prompt_name") if settings.get(name)}
     text: Any = plan.processors["text"]
-    length = (folder.read_json("sentence_bert_config.json") or {}).get("max_seq_length") or text.max_tokens
+    lengths = folder.read_json("sentence_bert_config.json") or {}
+    if lengths.get("do_lower_case") and b'"lowercase":true' not in text.json.replace(b" ", b""):
+        raise ValueError("sentence_bert_config.json asks for lower case, and tokenizer.json keeps it: not supported")
+    # Newer versions leave the length to the tokenizer.
+    of_tokenizer = (folder.read_json("tokenizer_config.json") or {}).get("model_max_length")
+    length = int(lengths.get("max_seq_length") or of_tokenizer or text.max_tokens)
     others = [task for task in plan.tasks if task.kind != "pool"]
     return replace(
         plan,
@@ -42,7 +49,9 @@ def with_modules(folder: Folder, plan: Blueprint) -> Blueprint:
     )
 
 
-def _pooling(config: dict[str, Any]) -> str:
+def _pooling(config: dict[str, Any] | None, path: str) -> str:
+    if config is None:
+        raise ValueError(f"modules.json names {path}, which has no config.json: copy the whole folder")
     mode = config.get("pooling_mode")
     if mode is None:
         found = [name for name, value in config.items() if name.startswith("pooling_mode_") and value]
