@@ -279,6 +279,8 @@ def spoiled(folder: Path, how: str) -> None:
         (folder / "config.json").write_text(json.dumps(config))
     elif how == "relative positions":
         edit(folder, position_embedding_type="relative_key")
+    elif how == "tokenizer":
+        (folder / "tokenizer.json").write_text("{}")
     elif how == "index":
         (folder / "model.safetensors.index.json").write_text('{"weight_map": ')
     elif how == "no map":
@@ -297,12 +299,13 @@ SPOILED = {
     "nothing": r"has no model\.safetensors: copy the whole folder",
     "missing": r"lacks the tensor 'encoder\.layer\.1\.output\.dense\.bias'",
     "left over": r"has no use for: \['encoder\.layer\.1\.gate\.weight'\]",
-    "other shape": r"encoder\.layer\.0\.intermediate\.dense\.(weight|bias)' gives .*52.*config\.json asks for .*48",
+    "other shape": r"intermediate\.dense\.(weight|bias)' is .*52.*does not give .*48.* that config\.json asks for",
     "other depth": r"lacks the tensor 'encoder\.layer\.2\.",
     "truncated": r"model\.safetensors cannot be read .*: copy it again",
     "activation": r"the activation 'mish' is not known; known are gelu",
     "no width": r"lacks 'hidden_size', which a 'bert' model needs",
     "relative positions": r"position_embedding_type is 'relative_key'; supported is 'absolute'",
+    "tokenizer": r"tokenizer\.json cannot be read",
     "index": r"index\.json is not valid JSON",
     "no map": r"index\.json has no weight_map",
     "no pooling": r"modules\.json names 1_Pooling, which has no config\.json",
@@ -317,6 +320,14 @@ def test_a_folder_that_cannot_be_loaded_says_why(how: str, tmp_path: Path) -> No
     with pytest.raises(UnitxError, match=SPOILED[how]) as error:
         Model.from_pretrained(tmp_path / "model")
     assert "\n" not in str(error.value)
+
+
+def test_heads_that_are_not_those_of_the_configuration(tmp_path: Path) -> None:
+    config = hf.Qwen3Config(**LLAMA, num_key_value_heads=2, head_dim=8)
+    drawn(hf.Qwen3Model, config).save_pretrained(tmp_path)
+    edit(tmp_path, head_dim=10)
+    with pytest.raises(UnitxError, match=r"config\.json asks for: they are not of one model"):
+        Model.from_pretrained(tmp_path)
 
 
 def test_a_rotary_that_is_not_known_is_named(tmp_path: Path) -> None:

@@ -139,11 +139,16 @@ def load_published(path: Path, config: dict[str, Any]) -> Any:
             if one not in theirs:
                 raise UnitxError(f"{path} lacks the tensor '{one}' ({name})")
         used.update(wanted)
-        state[name] = _made(name, folder.tensors(theirs[one] for one in wanted), plan)
-        if state[name].shape != ours.shape:
+        tensors = folder.tensors(theirs[one] for one in wanted)
+        try:
+            state[name] = _made(name, tensors, plan)
+            fits = state[name].shape == ours.shape
+        except RuntimeError:  # halves of heads that do not come out even
+            fits = False
+        if not fits:
             raise UnitxError(
-                f"{path}: '{wanted[0]}' gives {tuple(state[name].shape)}, and config.json asks for "
-                f"{tuple(ours.shape)}: they are not of one model"
+                f"{path}: '{wanted[0]}' is {tuple(tensors[0].shape)}, which does not give the {tuple(ours.shape)} that "
+                "config.json asks for: they are not of one model"
             )
     left = sorted(name for bare, name in theirs.items() if bare not in used and not re.search(plan.ignored, bare))
     if left:

@@ -44,9 +44,11 @@ def unchanged(config: dict[str, Any], **expected: Any) -> None:
 def text_processor(folder: Folder, vocab_size: int, max_tokens: int, **options: Any) -> TextProcessor:
     """The processor of the folder's tokenizer.json; without one the model takes ready ids only."""
     json = folder.read_bytes("tokenizer.json")
-    return TextProcessor(
-        max_tokens, vocabulary="huggingface" if json else "ids", json=json, ids=vocab_size, **options
-    )
+    if not json:
+        return TextProcessor(max_tokens, vocabulary="ids", ids=vocab_size, **options)
+    text = TextProcessor(max_tokens, vocabulary="huggingface", json=json, ids=vocab_size, **options)
+    text.vocab.encode("")  # a broken file is found now
+    return text
 
 
 def ends(folder: Folder) -> tuple[int, ...]:
