@@ -185,6 +185,12 @@ class TextProcessor(Processor):
         return _vocabulary(self.vocabulary, self.spm, self.json)
 
     @property
+    def _published(self) -> HuggingFaceVocabulary | None:
+        """The vocabulary where it is a published model's own."""
+        vocab = self.vocab if self.vocabulary == "huggingface" else None
+        return vocab if isinstance(vocab, HuggingFaceVocabulary) else None
+
+    @property
     def vocab_size(self) -> int:
         return self.ids or self.vocab.size
 
@@ -225,8 +231,8 @@ class TextProcessor(Processor):
     def decode(self, ids: Any) -> str:
         """The text of a sequence of ids; what stands for no text is left out, broken UTF-8 reads as U+FFFD."""
         ids = self._known(ids)
-        if self.vocabulary == "huggingface":  # whose library knows best what is text
-            return self.vocab.decode(ids)
+        if vocab := self._published:  # whose library knows best what is text
+            return vocab.decode(ids)
         return self.vocab.decode(ids[self.byte_lengths[ids] > 0])
 
     def _known(self, ids: Any) -> np.ndarray:
@@ -255,8 +261,8 @@ class TextProcessor(Processor):
 
     def _checked(self, text: str) -> str:
         """A text that has tokens, and a vector for each: published vocabularies may lack either."""
-        vocab = self.vocab if self.vocabulary == "huggingface" else None
-        if not isinstance(vocab, HuggingFaceVocabulary):
+        vocab = self._published
+        if vocab is None:
             return text
         if len(text.strip()) < 4 and not len(vocab.encode_whole(text)):
             raise BadItem(f"{describe(text)} is empty, and the model's vocabulary has no begin or end: leave it out")
@@ -280,9 +286,9 @@ class TextProcessor(Processor):
         """(n,) int64 ids: begin, text, end; ready ids pass as they are."""
         if isinstance(raw, np.ndarray):
             return raw
-        if isinstance(self.vocab, HuggingFaceVocabulary):
+        if vocab := self._published:
             _check_unicode(raw)
-            return self.vocab.encode_whole(raw)
+            return vocab.encode_whole(raw)
         return np.concatenate([[self.bos], self.encode(raw), [self.eos]])
 
     def prompt(self, item: Any) -> np.ndarray:
@@ -313,8 +319,8 @@ class TextProcessor(Processor):
 
     def _parted(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Begin, text and end of ids; a published model has seen no part of a text without its begin and end."""
-        vocab = self.vocab if self.vocabulary == "huggingface" else None
-        begin, end = (vocab.begin, vocab.end) if isinstance(vocab, HuggingFaceVocabulary) else ([], [])
+        vocab = self._published
+        begin, end = (vocab.begin, vocab.end) if vocab else ([], [])
         a, b = len(begin), len(features) - len(end)
         if b < a or features[:a].tolist() != begin or features[b:].tolist() != end:
             a, b = 0, len(features)  # ready ids of another form

@@ -201,7 +201,7 @@ def _demo(arguments: argparse.Namespace) -> None:
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a run, a model's folder, or a hub id")
     parser.add_argument("--import", dest="plugins", action="append", default=[], metavar="FILE",
-                        help="a Python file that registers a modality or a task")  # fmt: skip
+                        help="a Python file that registers a modality, a task or a family")  # fmt: skip
 
 
 def _import(arguments: argparse.Namespace) -> None:
@@ -352,10 +352,8 @@ def _embed(arguments: argparse.Namespace) -> None:
 
 def _add_convert(verbs: Any) -> None:
     parser = _add(verbs, "convert", _convert, "write a published model in unitx's own format")
-    parser.add_argument("model", metavar="SRC", help="a Hugging Face folder or hub id")
-    parser.add_argument("out", metavar="DST", help="the folder to write")
-    parser.add_argument("--import", dest="plugins", action="append", default=[], metavar="FILE",
-                        help="a Python file that registers a family")  # fmt: skip
+    _add_model(parser)
+    parser.add_argument("out", help="the folder to write")
 
 
 def _convert(arguments: argparse.Namespace) -> None:

@@ -104,8 +104,9 @@ def _known(base: Model | None, name: str, kind: str, fixed: bool) -> TaskInfo:
     old = base.head(name) if base is not None and name in base.tasks else None
     if old is not None and fixed:
         return old.info
-    goes_on = old is not None and old.generates and old.info.kind == kind
-    return TaskInfo(name, kind, {}, options=dict(old.info.options) if old is not None and goes_on else {})
+    if old is not None and old.generates and old.info.kind == kind:
+        return TaskInfo(name, kind, {}, options=dict(old.info.options))
+    return TaskInfo(name, kind, {})
 
 
 def _extended(

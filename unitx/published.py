@@ -168,19 +168,24 @@ def _bare(name: str, prefixes: tuple[str, ...]) -> str:
     return re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
 
 
+def _place(name: str) -> tuple[str, str, str]:
+    """Of one of our tensors: the module as tables call it, the number of its block ("" outside), and its leaf."""
+    module, _, leaf = name.rpartition(".")
+    block = re.search(r"\.(\d+)\.", module)
+    return (module, "", leaf) if block is None else (module.replace(block[0], f".{LAYER}.", 1), block[1], leaf)
+
+
 def _sources(name: str, table: Table) -> list[str]:
     """The names of their tensors that one of ours is made of."""
-    module, _, leaf = name.rpartition(".")
-    number = re.search(r"\.(\d+)\.", f"{module}.")
-    pattern = module if number is None else module.replace(f".{number[1]}.", f".{LAYER}.", 1)
-    found = table[pattern]
+    module, number, leaf = _place(name)
+    found = table[module]
     names = [found] if isinstance(found, str) else found
-    return [f"{one.replace(LAYER, number[1] if number else '')}.{leaf}" for one in names]
+    return [f"{one.replace(LAYER, number)}.{leaf}" for one in names]
 
 
 def _made(name: str, tensors: list[Tensor], plan: Blueprint) -> Tensor:
-    module, _, leaf = name.rpartition(".")
-    change = plan.change.get(re.sub(r"\.\d+\.", f".{LAYER}.", module))
+    module, _, leaf = _place(name)
+    change = plan.change.get(module)
     value = change(leaf, tensors) if change else torch.cat(tensors) if len(tensors) > 1 else tensors[0]
     # A copy in any case: a tensor as it is read lives in the file.
     return value.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
