@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 from unitx.backbone import Linear
 from unitx.data import labels_in, labels_of
 from unitx.errors import UnitxError
+from unitx.pooling import Pooler, Pooling
 from unitx.registry import register_task
 from unitx.task import Task, TaskInfo, TaskLoss
 from unitx.tokens import Example, Targets, Tokens
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 @register_task("classify")
 class Classify(Task):
-    """A linear head on the mean of a sequence's tokens.
+    """A linear head on one vector of a sequence: the mean of its tokens, or what a published model makes of them.
 
     Targets are (n, classes) float: a one-hot row, several ones for `multi_label`, or a mixture (mixup).
     """
@@ -37,6 +38,7 @@ class Classify(Task):
             label_smoothing: share of the target that is spread over all classes (Szegedy et al. 2016); not with
                 `multi_label`, whose answers are no shares.
             class_weights: "auto" weighs a class by the inverse of its frequency, "none" all alike.
+            pooling: the name of a kind, or the fields of `Pooling`.
 
         Raises:
             UnitxError: an option is out of range.
@@ -45,8 +47,10 @@ class Classify(Task):
         multi_label: bool = False
         label_smoothing: float = 0.1
         class_weights: str = "none"
+        pooling: Pooling = field(default_factory=Pooling)
 
         def __post_init__(self) -> None:
+            object.__setattr__(self, "pooling", Pooling.parse(self.pooling))
             if self.class_weights not in ("none", "auto"):
                 raise UnitxError(f"class_weights is {self.class_weights!r}; it can be 'none' or 'auto'")
             if not isinstance(self.label_smoothing, int | float) or not 0 <= self.label_smoothing < 1:
@@ -57,7 +61,8 @@ class Classify(Task):
 
     def __init__(self, dim: int, info: TaskInfo, processors: dict[str, Processor]):
         super().__init__(dim, info, processors)
-        self.head = Linear(dim, len(info.labels))
+        self.pooler = Pooler(dim, self.options.pooling)
+        self.head = Linear(self.pooler.width, len(info.labels))
         torch.nn.init.zeros_(self.head.weight)
         torch.nn.init.zeros_(self.head.bias)
         weights = _class_weights(info) if self.options.class_weights == "auto" else torch.ones(len(info.labels))
@@ -107,7 +112,7 @@ class Classify(Task):
 
     def outputs(self, tokens: Tokens, rows: Tensor) -> Tensor:
         """(n, classes) logits, float32."""
-        return self.head(tokens.mean().index_select(0, rows)).float()
+        return self.head(self.pooler(tokens).index_select(0, rows)).float()
 
     def loss(self, tokens: Tokens, targets: Targets) -> TaskLoss:
         logits = self.outputs(tokens, targets.rows)

@@ -5,31 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
-from unitx.backbone import Linear
 from unitx.errors import UnitxError
+from unitx.pooling import Pooler, Pooling
 from unitx.registry import register_task
 from unitx.task import Task, TaskInfo
 from unitx.tokens import Tokens
 
 if TYPE_CHECKING:
+    from unitx.data import Source
     from unitx.tokenizer import Processor
-
-POOLINGS = ("mean", "first", "last")
 
 
 @register_task("pool")
 class Pool(Task):
-    """Embeds by the mean, the first or the last token of a sequence. It is loaded, never trained: see `align`."""
+    """Embeds by what `pooling` makes of a sequence. It is loaded, never trained: see `align`."""
 
     @dataclass(frozen=True)
     class Options:
         """
         Attributes:
-            pooling: "mean", "first" (a class token) or "last" (a decoder).
-            dense: a linear map and tanh follow (BERT's pooler).
+            pooling: the name of a kind, or the fields of `Pooling`.
             prompts: name → what is put before a text, as "query: ".
             default_prompt_name: of the one that is put before every text where no other is asked for.
 
@@ -37,14 +34,12 @@ class Pool(Task):
             UnitxError: there is no such pooling.
         """
 
-        pooling: str = "mean"
-        dense: bool = False
+        pooling: Pooling = field(default_factory=Pooling)
         prompts: dict[str, str] = field(default_factory=dict)
         default_prompt_name: str | None = None
 
         def __post_init__(self) -> None:
-            if self.pooling not in POOLINGS:
-                raise UnitxError(f"pooling is {self.pooling!r}; it can be {', '.join(POOLINGS)}")
+            object.__setattr__(self, "pooling", Pooling.parse(self.pooling))
 
     embeds = True
 
@@ -54,16 +49,14 @@ class Pool(Task):
 
     def __init__(self, dim: int, info: TaskInfo, processors: dict[str, Processor]):
         super().__init__(dim, info, processors)
-        if self.options.dense:
-            self.dense = Linear(dim, dim)
+        self.pooler = Pooler(dim, self.options.pooling)
+        self.embedding_dim = self.pooler.width
+
+    @classmethod
+    def fit(cls, info: TaskInfo, source: Source) -> TaskInfo:
+        """Raises: UnitxError: always; there is nothing that it could be trained on."""
+        raise UnitxError(f"task '{info.name}': a pool comes with a published model and is not trained; use kind align")
 
     def outputs(self, tokens: Tokens, rows: Tensor) -> Tensor:
-        """(n, dim) float32."""
-        offsets = tokens.layout.offsets.long()
-        if self.options.pooling == "mean":
-            found = tokens.mean()
-        else:
-            place = offsets[:-1] if self.options.pooling == "first" else offsets[1:] - 1
-            found = tokens.vectors.index_select(0, place)
-        found = found.index_select(0, rows)
-        return torch.tanh(self.dense(found)).float() if self.options.dense else found.float()
+        """(n, width) float32."""
+        return self.pooler(tokens).index_select(0, rows).float()

@@ -356,7 +356,7 @@ class TextTokenizer(Tokenizer):
     """A learned vector for each id, drawn from a unit normal distribution: token vectors begin at a unit RMS."""
 
     Processor = TextProcessor
-    continues = True
+    needs = ("starts",)
 
     def __init__(self, processor: TextProcessor, dim: int):
         super().__init__(processor, dim)

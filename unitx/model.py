@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
@@ -155,10 +155,10 @@ class Model(nn.Module):
     def embed_pieces(self, batch: Batch) -> Tokens:
         """Everything before the first block: each modality by its tokenizer, then all in packed order."""
         present = [(m, cast(Tokenizer, self.tokenizers[m])) for m in self.modalities if m in batch.values]
-        vectors = [
-            tokenizer(batch.values[m], batch.counts[m], *([batch.starts] if tokenizer.continues else []))
-            for m, tokenizer in present
-        ]
+        vectors = []
+        for m, tokenizer in present:
+            known = {"starts": batch.starts, "grids": batch.grids.get(m)}
+            vectors.append(tokenizer(batch.values[m], batch.counts[m], **{name: known[name] for name in tokenizer.needs}))
         packed = torch.cat(vectors) if len(vectors) > 1 else vectors[0]
         if batch.order is not None:
             packed = packed.index_select(0, batch.order)
@@ -267,7 +267,7 @@ class Model(nn.Module):
         """What `config.json` holds: all but weights and the tokenizers' own files."""
         tokenizers = {}
         for modality, processor in self.processors.items():
-            values = {f.name: getattr(processor, f.name) for f in fields(processor)}
+            values = {f.name: _plain(getattr(processor, f.name)) for f in fields(processor)}
             tokenizers[modality] = {
                 "options": {name: value for name, value in values.items() if not isinstance(value, bytes)},
                 "own": sorted(name for name, value in values.items() if isinstance(value, bytes) and value),
@@ -400,6 +400,10 @@ def _check_there(file: Path) -> None:
 def _read_own(file: Path) -> bytes:
     _check_there(file)
     return file.read_bytes()
+
+
+def _plain(value: Any) -> Any:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:

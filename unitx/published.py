@@ -36,7 +36,8 @@ class Blueprint:
     Attributes:
         backbone, processors, tasks: what `Model` is made from.
         table: our module → their module, or several whose tensors are joined along the first axis; {i} is a block.
-        change: our module → how its tensors come from theirs, where joining is not all.
+            Where leaves differ, our tensor → their tensors; of none at all what `change` makes anew.
+        change: our module (or tensor, as in the table) → how its tensors come from theirs, where joining is not all.
         prefixes: what their names may begin with, and what is left off.
         ignored: a pattern of tensors that are not needed: known buffers, heads that are not taken over.
     """
@@ -178,14 +179,15 @@ def _place(name: str) -> tuple[str, str, str]:
 def _sources(name: str, table: Table) -> list[str]:
     """The names of their tensors that one of ours is made of."""
     module, number, leaf = _place(name)
-    found = table[module]
+    whole = f"{module}.{leaf}"
+    found = table[whole if whole in table else module]
     names = [found] if isinstance(found, str) else found
-    return [f"{one.replace(LAYER, number)}.{leaf}" for one in names]
+    return [one.replace(LAYER, number) + ("" if whole in table else f".{leaf}") for one in names]
 
 
 def _made(name: str, tensors: list[Tensor], plan: Blueprint) -> Tensor:
     module, _, leaf = _place(name)
-    change = plan.change.get(module)
+    change = plan.change.get(f"{module}.{leaf}", plan.change.get(module))
     value = change(leaf, tensors) if change else torch.cat(tensors) if len(tensors) > 1 else tensors[0]
     # A copy in any case: a tensor as it is read lives in the file.
     return value.to(torch.float32, copy=True, memory_format=torch.contiguous_format)

@@ -69,10 +69,10 @@ class Tokenizer(nn.Module):
     Attributes:
         processor: its data half.
         Processor: the class of its data half; its fields are the modality's options in a recipe.
-        continues: whether `forward` also takes `Batch.starts`, because what it gives depends on the place.
+        needs: what else of a `Batch` `forward` takes, by name: "starts", "grids" (of its modality).
     """
 
-    continues: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, processor: Processor, dim: int):
         super().__init__()

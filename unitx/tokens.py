@@ -32,11 +32,13 @@ class Pieces:
             every *token* that the tokenizer will make: a tokenizer that adds a class token has one row more than
             `values`. Text stands at (t, t, t), which equals one-dimensional rotary.
         shortened: whether a part of the item was left out to keep `max_tokens`.
+        grid: how many patches lie along each axis, for tokenizers that need to know; their product is n.
     """
 
     values: np.ndarray
     positions: np.ndarray
     shortened: bool = False
+    grid: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -265,6 +267,7 @@ class Batch:
         targets: for each task, its `Targets`.
         notes: what to report: counts of items shortened, skipped and seen.
         starts: where each item begins that goes on behind a cache (see `generation`); None where all begin at 0.
+        grids: for each modality, the `Pieces.grid` of its items.
     """
 
     values: dict[str, Tensor]
@@ -274,6 +277,7 @@ class Batch:
     targets: dict[str, Targets] = field(default_factory=dict)
     notes: Any = None
     starts: list[int] | None = None
+    grids: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> Batch:
         return Batch(**{f.name: _move(getattr(self, f.name), device) for f in fields(self)})
@@ -323,12 +327,13 @@ def collate(sequences: Sequence[Prepared], modalities: Sequence[str]) -> Batch:
         modality=torch.from_numpy(np.repeat(kinds, sizes)),
         ids=torch.from_numpy(ids),
     )
-    values, counts = {}, {}
+    values, counts, grids = {}, {}, {}
     for kind in sorted(set(kinds.tolist())):
-        of_kind = [pieces.values for k, pieces, _ in parts if k == kind]
-        values[modalities[kind]] = torch.from_numpy(np.concatenate(of_kind))
-        counts[modalities[kind]] = [len(v) for v in of_kind]
-    return Batch(values, counts, _packed_order(kinds, sizes), layout)
+        of_kind = [pieces for k, pieces, _ in parts if k == kind]
+        values[modalities[kind]] = torch.from_numpy(np.concatenate([pieces.values for pieces in of_kind]))
+        counts[modalities[kind]] = [len(pieces.values) for pieces in of_kind]
+        grids[modalities[kind]] = [pieces.grid for pieces in of_kind]
+    return Batch(values, counts, _packed_order(kinds, sizes), layout, grids=grids)
 
 
 def _ids(pieces: Pieces) -> np.ndarray:

@@ -23,7 +23,7 @@ BERT: Table = {
     "backbone.blocks.{i}.mlp.up": f"{LAYER}intermediate.dense",
     "backbone.blocks.{i}.mlp.down": f"{LAYER}output.dense",
     "backbone.blocks.{i}.mlp_norm": f"{LAYER}output.LayerNorm",
-    "heads.pooled.dense": "pooler.dense",
+    "heads.pooled.pooler.steps.0": "pooler.dense",
 }
 DISTILBERT: Table = {
     "tokenizers.text.embed": "embeddings.word_embeddings",
@@ -56,7 +56,7 @@ def bert(folder: Folder, padding: int = -1) -> Blueprint:
     eps = config.get("layer_norm_eps", 1e-12)
     positions = config.get("max_position_embeddings", 512) - (padding + 1)
     text = text_processor(folder, config["vocab_size"], positions, positions=positions, norm_eps=eps)
-    pooled = TaskInfo("pooled", "pool", {"text": "text"}, options={"pooling": "first", "dense": True})
+    pooled = TaskInfo("pooled", "pool", {"text": "text"}, options={"pooling": {"kind": "first", "steps": ["dense", "tanh"]}})
     return Blueprint(
         post_norm(config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"],
                   config["intermediate_size"], config.get("hidden_act", "gelu"), eps),

@@ -1,0 +1,163 @@
+"""How the tokens of a sequence become one vector, and what is computed from it before a head answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unitx.backbone import ACTIVATION, LayerNorm, Linear
+from unitx.errors import UnitxError
+from unitx.tokens import Tokens, segment_mean
+
+KINDS = ("mean", "first", "last", "end", "rest", "first and rest", "attention")
+STEPS = ("norm", "dense", "tanh", *ACTIVATION)
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """What a `Pooler` does.
+
+    Attributes:
+        kind: "mean" of all tokens, "first" (a class token), "last" (a decoder), "end" (where the end of the text is),
+            "rest" (the mean of the patches behind class and register tokens), "first and rest" (both side by side), or
+            "attention" (a learned query).
+        first: how many tokens "first" is the mean of.
+        rest: where "rest" begins.
+        end: the id that "end" looks for, at its first place; None for the highest id of the text.
+        heads: of "attention".
+        mlp: hidden width of the MLP behind "attention".
+        activation: of that MLP.
+        steps: what follows, in order: "norm", "dense", "tanh" or the name of an activation.
+        width: what "dense" gives; 0 for as many numbers as it gets.
+        bias: whether "dense" adds a learned vector.
+        eps: of norms.
+
+    Raises:
+        UnitxError: there is no such kind or step.
+    """
+
+    kind: str = "mean"
+    first: int = 1
+    rest: int = 1
+    end: int | None = None
+    heads: int = 1
+    mlp: int = 0
+    activation: str = "gelu"
+    steps: tuple[str, ...] = ()
+    width: int = 0
+    bias: bool = True
+    eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", tuple(self.steps))  # a list, from JSON
+        if self.kind not in KINDS:
+            raise UnitxError(f"pooling is {self.kind!r}; it can be {', '.join(KINDS)}")
+        for step in self.steps:
+            if step not in STEPS:
+                raise UnitxError(f"a pooling has no step {step!r}; there are {', '.join(STEPS)}")
+
+    @classmethod
+    def parse(cls, value: Pooling | Mapping[str, Any] | str) -> Pooling:
+        """From the name of a kind, or the fields, as options hold them."""
+        if isinstance(value, Mapping):
+            if unknown := value.keys() - {f.name for f in fields(cls)}:
+                raise UnitxError(f"a pooling has no field '{min(unknown)}'")
+            return cls(**value)
+        return value if isinstance(value, Pooling) else cls(value)
+
+
+class Pooler(nn.Module):
+    """Tokens → one vector a sequence.
+
+    Attributes:
+        width: of the vectors.
+    """
+
+    def __init__(self, dim: int, config: Pooling):
+        super().__init__()
+        self.config = config
+        self.attention = AttentionPooling(dim, config) if config.kind == "attention" else None
+        self.width = 2 * dim if config.kind == "first and rest" else dim
+        self.steps = nn.ModuleList()
+        for step in config.steps:
+            self.steps.append(self._step(step))
+
+    def _step(self, name: str) -> nn.Module:
+        if name == "norm":
+            return LayerNorm(self.width, self.config.eps, bias=True)
+        if name == "dense":
+            before, self.width = self.width, self.config.width or self.width
+            return Linear(before, self.width, bias=self.config.bias)
+        return nn.Identity()
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """(B, width), in packed order."""
+        x = self._pooled(tokens)
+        for name, step in zip(self.config.steps, self.steps, strict=True):
+            x = torch.tanh(x) if name == "tanh" else ACTIVATION[name](x) if name in ACTIVATION else step(x)
+        return x
+
+    def _pooled(self, tokens: Tokens) -> Tensor:
+        layout, kind = tokens.layout, self.config.kind
+        if self.attention is not None:
+            return self.attention(tokens)
+        if kind == "mean":
+            return tokens.mean()
+        if kind in ("last", "end"):
+            place = layout.offsets[1:].long() - 1 if kind == "last" else _places_of_end(tokens, self.config.end)
+            return tokens.vectors.index_select(0, place)
+        first = _mean_where(tokens, layout.within < self.config.first)
+        if kind == "first":
+            return first
+        rest = _mean_where(tokens, layout.within >= self.config.rest)
+        return torch.cat([first, rest], dim=-1) if kind == "first and rest" else rest
+
+
+def _mean_where(tokens: Tokens, chosen: Tensor) -> Tensor:
+    """(B, dim): the mean of the chosen (N,) tokens of each sequence."""
+    rows = chosen.nonzero()[:, 0]
+    layout = tokens.layout
+    found = segment_mean(tokens.vectors.index_select(0, rows), layout.segments.index_select(0, rows), len(layout))
+    return found.to(tokens.vectors.dtype)
+
+
+def _places_of_end(tokens: Tokens, end: int | None) -> Tensor:
+    """(B,) rows: of the first token with the id `end`, or else with the highest id; of the last where there is none."""
+    layout = tokens.layout
+    ids = layout.ids if end is None else (layout.ids == end).long()
+    highest = ids.new_full((len(layout),), -1).scatter_reduce(0, layout.segments, ids, "amax")
+    rows = torch.arange(len(ids), device=ids.device)
+    last = layout.offsets[1:].long() - 1
+    found = torch.where(ids == highest[layout.segments], rows, len(ids))
+    first = last.new_full((len(layout),), len(ids)).scatter_reduce(0, layout.segments, found, "amin")
+    return torch.where(highest > 0, first, last)
+
+
+class AttentionPooling(nn.Module):
+    """A learned query attends to the tokens of a sequence, and an MLP follows (MAP, Zhai et al. 2022)."""
+
+    def __init__(self, dim: int, config: Pooling):
+        super().__init__()
+        self.heads, self.activation = config.heads, ACTIVATION[config.activation]
+        self.query = nn.Parameter(torch.randn(dim) * dim**-0.5)
+        self.q, self.kv, self.out = Linear(dim, dim), Linear(dim, 2 * dim), Linear(dim, dim)
+        self.norm = LayerNorm(dim, config.eps, bias=True)
+        self.up, self.down = Linear(dim, config.mlp or 4 * dim), Linear(config.mlp or 4 * dim, dim)
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        """(B, dim), in packed order."""
+        segments, count = tokens.layout.segments, len(tokens.layout)
+        k, v = self.kv(tokens.vectors).float().unflatten(-1, (2, self.heads, -1)).unbind(1)
+        q = self.q(self.query).float().view(self.heads, -1)
+        scores = (k * q).sum(-1) * q.shape[-1] ** -0.5
+        owners = segments[:, None].expand_as(scores)
+        highest = scores.new_full((count, self.heads), -torch.inf).scatter_reduce(0, owners, scores, "amax")
+        weights = torch.exp(scores - highest.index_select(0, segments))
+        sums = weights.new_zeros(count, self.heads).index_add(0, segments, weights)
+        found = v.new_zeros(count, *v.shape[1:]).index_add(0, segments, v * weights[..., None]) / sums[..., None]
+        x = self.out(found.flatten(1).to(tokens.vectors.dtype))
+        return x + self.down(self.activation(self.up(self.norm(x))))
