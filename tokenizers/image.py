@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -15,7 +16,9 @@ from torch import Tensor
 
 from unitx.errors import BadItem, UnitxError
 from unitx.media import check_whole, describe, open_binary
+from unitx.positions import Grid, LearnedPositions, PositionEmbedding
 from unitx.registry import register_tokenizer
+from unitx.resize import Resize
 from unitx.stem import Stem
 from unitx.tokenizer import Processor, Tokenizer
 from unitx.tokens import Pieces
@@ -51,6 +54,8 @@ class ImageProcessor(Processor):
         orientations: of the gradients that stand beside the colours of a pixel; 0 for colours alone (ViT).
         mean: of red, green and blue in 0 to 1; taken off.
         std: divided by afterwards.
+        resize: of published models: how pictures are brought to size, instead.
+        positions: of published models: learned positions and class tokens.
 
     Raises:
         UnitxError: an option is out of range.
@@ -59,8 +64,10 @@ class ImageProcessor(Processor):
     patch: int = 16
     merges: int = 3
     orientations: int = 8
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    mean: Sequence[float] = (0.5, 0.5, 0.5)
+    std: Sequence[float] = (0.5, 0.5, 0.5)
+    resize: Resize | None = field(default=None, repr=False)
+    positions: LearnedPositions | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         check_whole(self, "max_tokens", "patch")
@@ -71,6 +78,9 @@ class ImageProcessor(Processor):
             if len(value) != 3 or (name == "std" and min(value) <= 0):
                 raise UnitxError(f"ImageProcessor: {name} must be three numbers (std above zero), not {value}")
             object.__setattr__(self, name, value)
+        for name, kind in (("resize", Resize), ("positions", LearnedPositions)):
+            if isinstance(value := getattr(self, name), dict):
+                object.__setattr__(self, name, kind(**value))
 
     def read(self, item: Any) -> Image.Image | Tensor:
         """Decode a path, bytes, a file object, a PIL image or an array.
@@ -103,21 +113,37 @@ class ImageProcessor(Processor):
         except Exception as error:  # decoders raise what they like on broken headers
             raise BadItem(f"{name} is not a picture that Pillow can read; convert it to PNG or JPEG") from error
         _check_size(image.size, name)
-        rows, columns = patch_grid(image.height, image.width, self.max_tokens)
-        image.draft(None, (2 * columns * self.patch, 2 * rows * self.patch))
+        if self.resize is None:  # a published model's pictures are the original's to the last bit
+            rows, columns = patch_grid(image.height, image.width, self.max_tokens)
+            image.draft(None, (2 * columns * self.patch, 2 * rows * self.patch))
         return _decoded(image, name)
 
     def features(self, raw: Image.Image | Tensor) -> np.ndarray:
         """(3, h, w) float32 normalised pixels, h and w whole patches."""
         if isinstance(raw, Tensor):
             return self._fit(raw).numpy()
+        if self.resize is not None:
+            return self._whole_patches(self._normalised(self.resize.picture(raw))).numpy()
         rows, columns = patch_grid(raw.height, raw.width, self.max_tokens)
         raw = raw.resize((columns * self.patch, rows * self.patch), Image.Resampling.BICUBIC, reducing_gap=3.0)
         mean, std = np.array([self.mean, self.std], dtype=np.float32)
         pixels = np.asarray(raw, dtype=np.float32) / (255 * std) - mean / std
         return pixels.transpose(2, 0, 1)
 
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        mean, std = (torch.tensor(value).view(3, 1, 1) * 255 for value in (self.mean, self.std))
+        return (pixels.float() - mean) / std
+
+    def _whole_patches(self, pixels: Tensor) -> Tensor:
+        """Without what is left over at the right and below, as a convolution leaves it."""
+        height, width = (side // self.patch * self.patch for side in pixels.shape[1:])
+        if not height or not width:
+            raise BadItem(f"a picture of {pixels.shape[2]} x {pixels.shape[1]} pixels has no whole patch: scale it up")
+        return pixels[:, :height, :width]
+
     def _fit(self, pixels: Tensor) -> Tensor:
+        if self.resize is not None:
+            return self._whole_patches(pixels)
         _, height, width = pixels.shape
         whole = height % self.patch == 0 and width % self.patch == 0
         if whole and height * width <= self.max_tokens * self.patch**2:
@@ -127,12 +153,14 @@ class ImageProcessor(Processor):
         return F.interpolate(pixels[None], size, mode="bicubic", antialias=True)[0]
 
     def cut(self, features: np.ndarray, rng: np.random.Generator | None = None) -> Pieces:
-        """All patches, row by row; the patch at (row, column) stands at (0, row, column)."""
+        """All patches, row by row; the patch at (row, column) stands at (0, row, column), class tokens at (0, 0, 0)."""
         values = rearrange(features, "c (row p) (column q) -> (row column) (p q c)", p=self.patch, q=self.patch)
         columns = features.shape[2] // self.patch
         place = np.arange(len(values))
         positions = np.stack([np.zeros_like(place), place // columns, place % columns], axis=1)
-        return Pieces(np.ascontiguousarray(values), positions)
+        if self.positions is not None:
+            positions = np.pad(positions, ((self.positions.class_tokens, 0), (0, 0)))
+        return Pieces(np.ascontiguousarray(values), positions, grid=(len(values) // columns, columns))
 
 
 def _check_size(size: tuple[int, ...], name: str) -> None:
@@ -211,13 +239,16 @@ def _from_tensor(tensor: Tensor) -> Image.Image | Tensor:
 
 @register_tokenizer("image")
 class ImageTokenizer(Tokenizer):
-    """A small stem for each patch (see `Stem`)."""
+    """A small stem for each patch (see `Stem`); of published models, class tokens and learned positions too."""
 
     Processor = ImageProcessor
+    needs = ("grids",)
 
     def __init__(self, processor: ImageProcessor, dim: int):
         super().__init__(processor, dim)
         self.stem = Stem(processor.patch, processor.patch, 3, dim, processor.merges, processor.orientations)
+        self.positions = PositionEmbedding(processor.positions, dim) if processor.positions else None
 
-    def forward(self, values: Tensor, counts: list[int]) -> Tensor:
-        return self.stem(values)
+    def forward(self, values: Tensor, counts: list[int], grids: list[Grid] | None = None) -> Tensor:
+        x = self.stem(values)
+        return x if self.positions is None else self.positions(x, grids or [])

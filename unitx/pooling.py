@@ -13,7 +13,7 @@ from unitx.backbone import ACTIVATION, LayerNorm, Linear
 from unitx.errors import UnitxError
 from unitx.tokens import Tokens, segment_mean
 
-KINDS = ("mean", "first", "last", "end", "rest", "first and rest", "attention")
+KINDS = ("mean", "first", "concat", "last", "end", "rest", "first and rest", "attention")
 STEPS = ("norm", "dense", "tanh", *ACTIVATION)
 
 
@@ -22,10 +22,10 @@ class Pooling:
     """What a `Pooler` does.
 
     Attributes:
-        kind: "mean" of all tokens, "first" (a class token), "last" (a decoder), "end" (where the end of the text is),
-            "rest" (the mean of the patches behind class and register tokens), "first and rest" (both side by side), or
-            "attention" (a learned query).
-        first: how many tokens "first" is the mean of.
+        kind: "mean" of all tokens, "first" (a class token), "concat" (several side by side), "last" (a decoder), "end"
+            (where the end of the text is), "rest" (the mean of the patches behind class and register tokens), "first
+            and rest" (both side by side), or "attention" (a learned query).
+        first: how many tokens "first" is the mean of, and "concat" takes.
         rest: where "rest" begins.
         end: the id that "end" looks for, at its first place; None for the highest id of the text.
         heads: of "attention".
@@ -81,7 +81,7 @@ class Pooler(nn.Module):
         super().__init__()
         self.config = config
         self.attention = AttentionPooling(dim, config) if config.kind == "attention" else None
-        self.width = 2 * dim if config.kind == "first and rest" else dim
+        self.width = dim * {"first and rest": 2, "concat": config.first}.get(config.kind, 1)
         self.steps = nn.ModuleList()
         for step in config.steps:
             self.steps.append(self._step(step))
@@ -110,6 +110,9 @@ class Pooler(nn.Module):
         if kind in ("last", "end"):
             place = layout.offsets[1:].long() - 1 if kind == "last" else _places_of_end(tokens, self.config.end)
             return tokens.vectors.index_select(0, place)
+        if kind == "concat":
+            places = layout.offsets[:-1, None].long() + torch.arange(self.config.first, device=layout.device)
+            return tokens.vectors.index_select(0, places.flatten()).view(len(layout), -1)
         first = _mean_where(tokens, layout.within < self.config.first)
         if kind == "first":
             return first

@@ -38,7 +38,6 @@ class Blueprint:
         table: our module → their module, or several whose tensors are joined along the first axis; {i} is a block.
             Where leaves differ, our tensor → their tensors; of none at all what `change` makes anew.
         change: our module (or tensor, as in the table) → how its tensors come from theirs, where joining is not all.
-        prefixes: what their names may begin with, and what is left off.
         ignored: a pattern of tensors that are not needed: known buffers, heads that are not taken over.
     """
 
@@ -47,12 +46,14 @@ class Blueprint:
     tasks: list[TaskInfo]
     table: Table
     change: dict[str, Change] = field(default_factory=dict)
-    prefixes: tuple[str, ...] = ()
     ignored: str = r"(?!)"
 
 
 class Folder:
     """A published model's folder: its configuration, its files, its tensors, which are read one by one.
+
+    Attributes:
+        names: what a tensor is called in tables → its name in the files.
 
     Raises:
         UnitxError: no safetensors, a damaged file, or an index that names files outside the folder.
@@ -61,10 +62,18 @@ class Folder:
     def __init__(self, path: Path, config: dict[str, Any]):
         self.path, self.config = path, config
         self.files = _tensor_files(path)
+        self.names: dict[str, str] = {}
+        self.leave_off()
 
-    @property
-    def names(self) -> set[str]:
-        return set(self.files)
+    def leave_off(self, *prefixes: str) -> None:
+        """Let tables leave off what names begin with where a head stands on the model, "bert.". Norms of old
+        checkpoints have other leaves."""
+        for name in self.files:
+            bare = name
+            for prefix in prefixes:
+                bare = bare.removeprefix(prefix)
+            self.names.pop(name, None)
+            self.names[re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", bare))] = name
 
     def read_bytes(self, name: str) -> bytes:
         """A file of the folder; nothing where it lacks it."""
@@ -75,12 +84,26 @@ class Folder:
         data = self.read_bytes(name)
         return _parsed(self.path / name, data) if data else None
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of a tensor, by its name in tables.
+
+        Raises:
+            ValueError: there is none.
+        """
+        from safetensors import safe_open
+
+        if name not in self.names:
+            raise ValueError(f"there is no tensor '{name}' beside it")
+        with safe_open(self.files[self.names[name]], "pt") as file:
+            return tuple(file.get_slice(self.names[name]).get_shape())
+
     def tensors(self, names: Iterable[str]) -> list[Tensor]:
-        """Tensors as they are stored. A file is mapped anew each time, so that nothing of it stays in memory after."""
+        """Tensors as they are stored, by their names in tables. A file is mapped anew each time, so that nothing of it
+        stays in memory after."""
         from safetensors import safe_open
 
         found = []
-        for name in names:
+        for name in (self.names[name] for name in names):
             with safe_open(self.files[name], "pt") as file:
                 found.append(file.get_tensor(name))
         return found
@@ -129,7 +152,6 @@ def load_published(path: Path, config: dict[str, Any]) -> Any:
         model = Model(plan.backbone, plan.processors, plan.tasks)
     model.tie()
     tied = model.tied()
-    theirs = {_bare(name, plan.prefixes): name for name in folder.names}
     used: set[str] = set()
     state: dict[str, Tensor] = {}
     # The largest first: while one is made it stands in memory twice.
@@ -137,10 +159,10 @@ def load_published(path: Path, config: dict[str, Any]) -> Any:
     for name, ours in (item for item in ours_by_size if item[0] not in tied):
         wanted = _sources(name, plan.table)
         for one in wanted:
-            if one not in theirs:
+            if one not in folder.names:
                 raise UnitxError(f"{path} lacks the tensor '{one}' ({name})")
         used.update(wanted)
-        tensors = folder.tensors(theirs[one] for one in wanted)
+        tensors = folder.tensors(wanted)
         try:
             state[name] = _made(name, tensors, plan)
             fits = state[name].shape == ours.shape
@@ -151,7 +173,7 @@ def load_published(path: Path, config: dict[str, Any]) -> Any:
                 f"{path}: '{wanted[0]}' is {tuple(tensors[0].shape)}, which does not give the {tuple(ours.shape)} that "
                 "config.json asks for: they are not of one model"
             )
-    left = sorted(name for bare, name in theirs.items() if bare not in used and not re.search(plan.ignored, bare))
+    left = sorted(name for bare, name in folder.names.items() if bare not in used and not re.search(plan.ignored, bare))
     if left:
         raise UnitxError(
             f"{path} holds tensors that a '{config['model_type']}' model has no use for: {left[:5]}; "
@@ -160,13 +182,6 @@ def load_published(path: Path, config: dict[str, Any]) -> Any:
     model.load_state_dict(state | {name: state[first] for name, first in tied.items()}, assign=True)
     model.tie()
     return model
-
-
-def _bare(name: str, prefixes: tuple[str, ...]) -> str:
-    """Their name without what heads of theirs put before it; norms of old checkpoints have other leaves."""
-    for prefix in prefixes:
-        name = name.removeprefix(prefix)
-    return re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
 
 
 def _place(name: str) -> tuple[str, str, str]:
@@ -188,7 +203,10 @@ def _sources(name: str, table: Table) -> list[str]:
 def _made(name: str, tensors: list[Tensor], plan: Blueprint) -> Tensor:
     module, _, leaf = _place(name)
     change = plan.change.get(f"{module}.{leaf}", plan.change.get(module))
-    value = change(leaf, tensors) if change else torch.cat(tensors) if len(tensors) > 1 else tensors[0]
+    if change:  # which may add, and in half precision would not as the original does
+        value = change(leaf, [tensor.float() for tensor in tensors])
+    else:
+        value = torch.cat(tensors) if len(tensors) > 1 else tensors[0]
     # A copy in any case: a tensor as it is read lives in the file.
     return value.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
 

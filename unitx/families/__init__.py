@@ -4,3 +4,4 @@ from unitx.families import bert as bert
 from unitx.families import gpt2 as gpt2
 from unitx.families import llama as llama
 from unitx.families import modernbert as modernbert
+from unitx.families import vit as vit

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from torch import Tensor
 
 from unitx.config import BackboneConfig
-from unitx.families.common import activation, text_processor, unchanged
+from unitx.families.common import activation, embedding, text_processor, unchanged
+from unitx.pooling import Pooling
 from unitx.published import Blueprint, Folder, Table
 from unitx.registry import register_family
-from unitx.task import TaskInfo
 
 LAYER = "encoder.layer.{i}."
 BERT: Table = {
@@ -52,19 +52,19 @@ def post_norm(dim: int, depth: int, heads: int, mlp_dim: int, kind: str, eps: fl
 def bert(folder: Folder, padding: int = -1) -> Blueprint:
     """`padding`: the id of the padding token, behind which RoBERTa's positions begin."""
     config = folder.config
+    folder.leave_off("bert.", "roberta.")
     unchanged(config, position_embedding_type="absolute", is_decoder=False, add_cross_attention=False)
     eps = config.get("layer_norm_eps", 1e-12)
     positions = config.get("max_position_embeddings", 512) - (padding + 1)
     text = text_processor(folder, config["vocab_size"], positions, positions=positions, norm_eps=eps)
-    pooled = TaskInfo("pooled", "pool", {"text": "text"}, options={"pooling": {"kind": "first", "steps": ["dense", "tanh"]}})
+    pooled = embedding("text", Pooling("first", steps=("dense", "tanh")))
     return Blueprint(
         post_norm(config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"],
                   config["intermediate_size"], config.get("hidden_act", "gelu"), eps),
         {"text": text},
-        [pooled] if any("pooler.dense" in name for name in folder.names) else [],
+        [pooled] if "pooler.dense.weight" in folder.names else [],
         BERT,
         {"tokenizers.text.positions": _with_type(padding + 1)},
-        ("bert.", "roberta."),
         IGNORED,
     )  # fmt: skip
 
@@ -94,10 +94,11 @@ register_family("camembert")(roberta)
 @register_family("distilbert")
 def distilbert(folder: Folder) -> Blueprint:
     config = folder.config
+    folder.leave_off("distilbert.")
     positions, eps = config.get("max_position_embeddings", 512), 1e-12
     text = text_processor(folder, config["vocab_size"], positions, positions=positions, norm_eps=eps)
     return Blueprint(
         post_norm(config["dim"], config["n_layers"], config["n_heads"], config["hidden_dim"],
                   config.get("activation", "gelu"), eps),
-        {"text": text}, [], DISTILBERT, prefixes=("distilbert.",), ignored=IGNORED,
+        {"text": text}, [], DISTILBERT, ignored=IGNORED,
     )  # fmt: skip

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from unitx.pooling import Pooling
 from unitx.published import Change, Folder, Table
 from unitx.task import TaskInfo
 from unitx.tokenizers.text import TextProcessor
@@ -73,6 +75,43 @@ def language_model(folder: Folder, theirs: str, tied: str, ties: bool) -> tuple[
     return [task], {"heads.language-model.head": tied if ties else theirs}
 
 
+def classifier(
+    folder: Folder, modality: str, theirs: str | tuple[str, ...], pooling: Pooling
+) -> tuple[list[TaskInfo], Table]:
+    """The task that says which of the configuration's labels holds, and where its weights are; none without them.
+
+    Args:
+        theirs: the linear map, without its prefix; or several, of tokens that `pooling` puts side by side.
+    """
+    first = theirs if isinstance(theirs, str) else theirs[0]
+    if f"{first}.weight" not in folder.names:
+        return [], {}
+    count = folder.shape(f"{first}.weight")[0]
+    names = folder.config.get("id2label") or {}
+    labels = [str(names.get(str(i), f"LABEL_{i}")) for i in range(count)]
+    if len(set(labels)) < count:
+        labels = [f"{label} ({i})" for i, label in enumerate(labels)]
+    multi = folder.config.get("problem_type") == "multi_label_classification"
+    task = f"{modality}-classify"
+    options = {"pooling": asdict(pooling)} | ({"multi_label": True} if multi else {})
+    info = TaskInfo(task, "classify", {modality: modality}, "label", labels, options=options)
+    return [info], {f"heads.{task}.head": theirs}
+
+
+def embedding(modality: str, pooling: Pooling) -> TaskInfo:
+    """The head that embeds."""
+    return TaskInfo("pooled", "pool", {modality: modality}, options={"pooling": asdict(pooling)})
+
+
+def averaged(ours: str) -> dict[str, Change]:
+    """Two linear maps whose answers are averaged, as one map of both inputs side by side."""
+
+    def change(leaf: str, tensors: list[Tensor]) -> Tensor:
+        return torch.cat(tensors, dim=1) / len(tensors) if leaf == "weight" else torch.stack(tensors).mean(0)
+
+    return {ours: change}
+
+
 def transposed(leaf: str, tensors: list[Tensor]) -> Tensor:
     """A linear map that is stored as (in, out)."""
     (value,) = tensors
@@ -98,5 +137,3 @@ def rotary_qkv(head_dim: int) -> Change:
 def head_norm(head_dim: int) -> Change:
     """The norm of queries or keys, likewise."""
     return lambda leaf, tensors: interleaved(tensors[0], head_dim)
-
-

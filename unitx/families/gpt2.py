@@ -24,6 +24,7 @@ TRANSPOSED = ("attn.qkv", "attn.out", "mlp.up", "mlp.down")
 @register_family("gpt2")
 def gpt2(folder: Folder) -> Blueprint:
     config = folder.config
+    folder.leave_off("transformer.")
     unchanged(config, scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False, add_cross_attention=False)
     dim, positions = config["n_embd"], config.get("n_positions", 1024)
     backbone = BackboneConfig(
@@ -36,5 +37,5 @@ def gpt2(folder: Folder) -> Blueprint:
     return Blueprint(
         backbone, {"text": text}, tasks, TABLE | head,
         {f"backbone.blocks.{{i}}.{name}": transposed for name in TRANSPOSED},
-        ("transformer.",), r"attn\.(masked_)?bias$|^lm_head\.",
+        r"attn\.(masked_)?bias$|^lm_head\.",
     )  # fmt: skip

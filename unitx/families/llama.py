@@ -26,11 +26,16 @@ TABLE: Table = {
 
 @register_family("llama")
 def llama(
-    folder: Folder, *, windows: bool = False, qk_norm: bool = False, qkv_bias: bool | None = None,
+    folder: Folder,
+    *,
+    windows: bool = False,
+    qk_norm: bool = False,
+    qkv_bias: bool | None = None,
     head_size: int | None = None,
 ) -> Blueprint:
     """`windows`: whether the type has any; `head_size`: of the type, where the configuration does not say."""
     config = folder.config if windows else {**folder.config, "sliding_window": None}
+    folder.leave_off("model.")
     dim, heads = config["hidden_size"], config["num_attention_heads"]
     head_dim = config.get("head_dim") or head_size or dim // heads
     bias, (base, scaling) = bool(config.get("attention_bias", False)), _rotary(config)
@@ -51,7 +56,7 @@ def llama(
         "backbone.blocks.{i}.attn.k_norm": head_norm(head_dim),
     }
     ignored = r"rotary_emb\.inv_freq$|^lm_head\."
-    return Blueprint(backbone, {"text": text}, tasks, TABLE | head, change, ("model.",), ignored)
+    return Blueprint(backbone, {"text": text}, tasks, TABLE | head, change, ignored)
 
 
 @register_family("qwen2")

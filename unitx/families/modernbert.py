@@ -25,6 +25,7 @@ TABLE: Table = {
 @register_family("modernbert")
 def modernbert(folder: Folder) -> Blueprint:
     config = folder.config
+    folder.leave_off("model.")
     dim, depth, heads = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
     eps, bias = config.get("norm_eps", 1e-5), bool(config.get("norm_bias", False))
     full, local = _bases(config)
@@ -40,7 +41,7 @@ def modernbert(folder: Folder) -> Blueprint:
     )  # fmt: skip
     return Blueprint(
         backbone, {"text": text}, [], TABLE, {"backbone.blocks.{i}.attn.qkv": _qkv(dim // heads)},
-        ("model.",), r"^(head|decoder)\.",
+        r"^(head|decoder)\.",
     )  # fmt: skip
 
 

@@ -1,0 +1,123 @@
+"""What families of pictures share: the processor's file, patches, class tokens, LayerScale, a classifier."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from unitx.families.common import unchanged
+from unitx.positions import LearnedPositions
+from unitx.published import Change, Folder, Table
+from unitx.resize import Resize
+from unitx.tokenizers.image import ImageProcessor
+
+RESAMPLE = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+
+
+def image_processor(folder: Folder, positions: LearnedPositions, patch: int, **defaults: Any) -> ImageProcessor:
+    """The processor of the folder's preprocessor_config.json.
+
+    Args:
+        defaults: what the original's processor does where the file does not say.
+    """
+    given = folder.read_json("preprocessor_config.json") or {}
+    given = given or (folder.read_json("processor_config.json") or {}).get("image_processor", {})
+    config = {"do_resize": True, "do_rescale": True, "do_normalize": True, "resample": 2, **defaults, **given}
+    unchanged(config, rescale_factor=1 / 255, do_pad=False)
+    mean, std = [0.0] * 3, [1.0] * 3
+    if config["do_normalize"]:
+        mean, std = (config.get(name) or [0.5] * 3 for name in ("image_mean", "image_std"))
+    if not config["do_rescale"]:  # ours are of pixels from 0 to 1
+        mean, std = ([value / 255 for value in values] for values in (mean, std))
+    return ImageProcessor(
+        positions.tokens, patch=patch, merges=0, orientations=0, mean=mean, std=std,
+        resize=_resize(config), positions=positions,
+    )  # fmt: skip
+
+
+def _resize(config: dict[str, Any]) -> Resize:
+    resample = config["resample"]
+    if config["do_resize"] and resample not in RESAMPLE:
+        raise ValueError(f"resample is {resample!r}; supported are {', '.join(map(str, RESAMPLE))}")
+    square = config.get("default_to_square", True)
+    return Resize(
+        _sides(config["size"], square) if config["do_resize"] else (),
+        _sides(config.get("crop_size") or config["size"], True) if config.get("do_center_crop") else (),
+        RESAMPLE.get(resample, "bilinear"),
+    )
+
+
+def _sides(size: Any, square: bool) -> tuple[int, ...]:
+    """(height, width), or (side,) for the shorter side, from the forms that files have."""
+    if isinstance(size, int):
+        return (size, size) if square else (size,)
+    if set(size) == {"height", "width"}:
+        return size["height"], size["width"]
+    if set(size) == {"shortest_edge"}:
+        return (size["shortest_edge"],)
+    raise ValueError(f"a size of {size} is not supported; supported are height and width, or shortest_edge")
+
+
+def pair(value: int | list[int] | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of a field that may hold one number for both."""
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+def square_patch(config: dict[str, Any], default: int) -> int:
+    """The side of a patch.
+
+    Raises:
+        ValueError: it is not square.
+    """
+    height, width = pair(config.get("patch_size", default))
+    if height != width:
+        raise ValueError(f"patch_size is {height} x {width}; supported are square patches")
+    return height
+
+
+def patch_weights(leaf: str, tensors: list[Tensor]) -> Tensor:
+    """A convolution whose stride is its size, as the linear map of a patch."""
+    (value,) = tensors
+    return rearrange(value, "d c p q -> d (p q c)") if leaf == "weight" else value
+
+
+def no_bias(dim: int) -> Change:
+    """A bias for what has none in the original."""
+    return lambda leaf, tensors: torch.zeros(dim)
+
+
+def position_tables(positions: str, tokens: tuple[str, ...], own: int) -> tuple[Table, dict[str, Change]]:
+    """Class tokens with their own positions, and the positions of patches.
+
+    Args:
+        positions: their table of positions: those of class tokens, then those of patches.
+        tokens: their class tokens, in order.
+        own: how many of those have a position.
+    """
+    ours = "tokenizers.image.positions."
+
+    def class_tokens(leaf: str, tensors: list[Tensor]) -> Tensor:
+        *vectors, table = (tensor.reshape(-1, tensor.shape[-1]) for tensor in tensors)
+        found = torch.cat(vectors) if vectors else table[:0].clone()
+        found[:own] += table[:own]
+        return found
+
+    def of_patches(leaf: str, tensors: list[Tensor]) -> Tensor:
+        return tensors[0].reshape(-1, tensors[0].shape[-1])[own:]
+
+    table: Table = {f"{ours}table": (positions,), f"{ours}class_tokens": (*tokens, positions)}
+    return table, {f"{ours}table": of_patches, f"{ours}class_tokens": class_tokens}
+
+
+def scaled(ours: str, theirs: str, scale: str) -> tuple[Table, dict[str, Change]]:
+    """A linear map with the LayerScale behind it (Touvron et al. 2021) as one map."""
+
+    def change(leaf: str, tensors: list[Tensor]) -> Tensor:
+        value, gain = tensors
+        return value * (gain[:, None] if leaf == "weight" else gain)
+
+    names = {f"{ours}.{leaf}": (f"{theirs}.{leaf}", scale) for leaf in ("weight", "bias")}
+    return dict(names), dict.fromkeys(names, change)

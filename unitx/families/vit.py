@@ -1,0 +1,121 @@
+"""ViT (Dosovitskiy et al. 2020), DeiT (Touvron et al. 2020), DINOv2 (Oquab et al. 2023; registers: Darcet et al.)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from unitx.config import BackboneConfig
+from unitx.families.common import activation, averaged, classifier, embedding, unchanged
+from unitx.families.images import image_processor, pair, patch_weights, position_tables, scaled, square_patch
+from unitx.pooling import Pooling
+from unitx.positions import LearnedPositions
+from unitx.published import Blueprint, Change, Folder, Table
+from unitx.registry import register_family
+
+LAYER = "encoder.layer.{i}."
+SHARED: Table = {
+    "tokenizers.image.stem.embed": "embeddings.patch_embeddings.projection",
+    "backbone.blocks.{i}.attn.qkv": tuple(f"{LAYER}attention.attention.{name}" for name in ("query", "key", "value")),
+    "backbone.norm": "layernorm",
+}
+VIT: Table = SHARED | {
+    "backbone.blocks.{i}.attn.out": f"{LAYER}attention.output.dense",
+    "backbone.blocks.{i}.attn_norm": f"{LAYER}layernorm_before",
+    "backbone.blocks.{i}.mlp.up": f"{LAYER}intermediate.dense",
+    "backbone.blocks.{i}.mlp.down": f"{LAYER}output.dense",
+    "backbone.blocks.{i}.mlp_norm": f"{LAYER}layernorm_after",
+    "heads.pooled.pooler.steps.0": "pooler.dense",
+}
+IGNORED = r"mask_token$|^decoder\."  # of masked pre-training
+
+
+@register_family("vit")
+def vit(folder: Folder, tokens: tuple[str, ...] = ("cls_token",), **processor: Any) -> Blueprint:
+    """`tokens`: the names of the class tokens; `processor`: what its processor does where its file does not say."""
+    config = folder.config
+    folder.leave_off("vit.", "deit.")
+    positions, patch = _positions(config, len(tokens))
+    backbone = _backbone(config, config["intermediate_size"] / config["hidden_size"], eps=1e-12)
+    pooling = Pooling("first")
+    if "pooler.dense.weight" in folder.names:
+        unchanged(config, pooler_act="tanh", pooler_output_size=config["hidden_size"])
+        pooling = Pooling("first", steps=("dense", "tanh"))
+    tasks, head = classifier(folder, "image", "classifier", Pooling("first"))
+    names = tuple(f"embeddings.{name}" for name in tokens)
+    table, change = position_tables("embeddings.position_embeddings", names, own=len(names))
+    image = image_processor(folder, positions, patch, **{"size": config.get("image_size", 224), **processor})
+    return Blueprint(
+        backbone, {"image": image}, [*tasks, embedding("image", pooling)], VIT | table | head,
+        change | {"tokenizers.image.stem.embed": patch_weights}, IGNORED,
+    )  # fmt: skip
+
+
+@register_family("deit")
+def deit(folder: Folder) -> Blueprint:
+    plan = vit(
+        folder, ("cls_token", "distillation_token"),
+        size=256, do_center_crop=True, crop_size=folder.config.get("image_size", 224), resample=3,
+    )  # fmt: skip
+    heads = ("cls_classifier", "distillation_classifier")
+    if f"{heads[0]}.weight" in folder.names:  # whose answers are averaged
+        plan.tasks[:0], head = classifier(folder, "image", heads, Pooling("concat", first=2))
+        plan.table |= head
+        plan.change |= averaged("heads.image-classify.head")
+    return plan
+
+
+@register_family("dinov2")
+def dinov2(folder: Folder, registers: int = 0) -> Blueprint:
+    config = folder.config
+    folder.leave_off("dinov2.", "dinov2_with_registers.")
+    positions, patch = _positions(config, 1 + registers, antialias=registers > 0, default=14)
+    gated = bool(config.get("use_swiglu_ffn", False))
+    ratio = config.get("mlp_ratio", 4)
+    hidden = int(config["hidden_size"] * ratio)
+    hidden = (int(hidden * 2 / 3) + 7) // 8 * 8 if gated else hidden
+    backbone = _backbone(config, hidden / config["hidden_size"], eps=1e-6, gated=gated)
+    table: Table = SHARED | {
+        "backbone.blocks.{i}.attn_norm": f"{LAYER}norm1",
+        "backbone.blocks.{i}.mlp_norm": f"{LAYER}norm2",
+        "backbone.blocks.{i}.mlp.up": f"{LAYER}mlp.weights_in" if gated else f"{LAYER}mlp.fc1",
+    }
+    down = f"{LAYER}mlp.weights_out" if gated else f"{LAYER}mlp.fc2"
+    names = ("embeddings.cls_token", "embeddings.register_tokens")[: 2 if registers else 1]
+    tasks, head = classifier(folder, "image", "classifier", Pooling("first and rest", rest=1 + registers))
+    change: dict[str, Change] = {"tokenizers.image.stem.embed": patch_weights}
+    for part, changes in (
+        position_tables("embeddings.position_embeddings", names, own=1),
+        scaled("backbone.blocks.{i}.attn.out", f"{LAYER}attention.output.dense", f"{LAYER}layer_scale1.lambda1"),
+        scaled("backbone.blocks.{i}.mlp.down", down, f"{LAYER}layer_scale2.lambda1"),
+    ):
+        table, change = table | part, change | changes
+    size = {"shortest_edge": 256}
+    image = image_processor(folder, positions, patch, size=size, do_center_crop=True, crop_size=224, resample=3)
+    return Blueprint(
+        backbone, {"image": image}, [*tasks, embedding("image", Pooling("first"))], table | head, change, IGNORED,
+    )  # fmt: skip
+
+
+@register_family("dinov2_with_registers")
+def dinov2_with_registers(folder: Folder) -> Blueprint:
+    return dinov2(folder, folder.config.get("num_register_tokens", 4))
+
+
+def _positions(
+    config: dict[str, Any], class_tokens: int, antialias: bool = False, default: int = 16
+) -> tuple[LearnedPositions, int]:
+    """The table of positions, and the side of a patch."""
+    unchanged(config, num_channels=3)
+    patch = square_patch(config, default)
+    height, width = pair(config.get("image_size", 224))
+    return LearnedPositions((height // patch, width // patch), class_tokens, antialias), patch
+
+
+def _backbone(config: dict[str, Any], ratio: float, eps: float, gated: bool = False) -> BackboneConfig:
+    """Pre-norm with biases, and no rotary."""
+    kind = "silu" if gated else activation(config.get("hidden_act", "gelu"))
+    return BackboneConfig(
+        config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"], mlp_ratio=ratio,
+        rotary_base=None, norm_bias=True, norm_eps=config.get("layer_norm_eps", eps), qk_norm=False,
+        qkv_bias=config.get("qkv_bias", True), out_bias=True, activation=kind, gated=gated,
+    )  # fmt: skip

@@ -1,0 +1,76 @@
+"""How a published model's pictures were brought to its size: the original's resampling, copied exactly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Scales pictures to a size, and cuts out their middle.
+
+    Attributes:
+        size: (height, width), or (side,) for the shorter side, the other following; () to leave it.
+        crop: (height, width) of the middle that is kept, on black where the picture is smaller; () for all.
+        resample: "nearest", "bilinear" or "bicubic".
+        pillow: whether Pillow resamples (timm), or torchvision on bytes (Hugging Face); they differ by a level or two.
+
+    Raises:
+        ValueError: there is no such resampling.
+    """
+
+    size: tuple[int, ...] = ()
+    crop: tuple[int, ...] = ()
+    resample: str = "bilinear"
+    pillow: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("size", "crop"):  # lists, from JSON
+            object.__setattr__(self, name, tuple(int(side) for side in getattr(self, name)))
+        if self.resample not in ("nearest", "bilinear", "bicubic"):
+            raise ValueError(f"the resampling {self.resample!r} is not supported; there are nearest, bilinear, bicubic")
+
+    @cached_property
+    def _mode(self) -> InterpolationMode:
+        return InterpolationMode(self.resample)
+
+    def picture(self, image: Image.Image) -> Tensor:
+        """(3, height, width) uint8 of an RGB picture."""
+        return self._by_pillow(image) if self.pillow else self.frames(to_tensor(image))
+
+    def frames(self, frames: Tensor) -> Tensor:
+        """The same of pictures (…, 3, height, width) uint8, by torchvision."""
+        if self.size:
+            size = _of_sides(frames.shape[-2:], self.size)
+            frames = functional.resize(frames, list(size), self._mode, antialias=True)
+        if not self.crop:
+            return frames
+        top, left = (int((whole - kept) / 2) for whole, kept in zip(frames.shape[-2:], self.crop, strict=True))
+        return functional.crop(frames, top, left, *self.crop)
+
+    def _by_pillow(self, image: Image.Image) -> Tensor:
+        if self.size:
+            image = functional.resize(image, list(_of_sides(image.size[::-1], self.size)), self._mode)
+        return to_tensor(functional.center_crop(image, list(self.crop)) if self.crop else image)
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """(3, height, width) uint8 of an RGB picture."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def _of_sides(whole: tuple[int, ...] | torch.Size, size: tuple[int, ...]) -> tuple[int, int]:
+    """The (height, width) that a picture is scaled to."""
+    height, width = whole
+    if len(size) == 2:
+        return size[0], size[1]
+    short, long = size[0], int(size[0] * max(height, width) / min(height, width))
+    return (short, long) if height <= width else (long, short)
