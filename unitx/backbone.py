@@ -185,7 +185,8 @@ class Backbone(nn.Module):
         self.config = config
         blocks = [Block(config, layer) for layer in range(config.depth)]
         self.blocks = nn.ModuleList(blocks)
-        self.norm = nn.Identity() if config.post_norm else make_norm(config, config.dim, config.norm_bias)
+        behind = config.final_norm and not config.post_norm
+        self.norm = make_norm(config, config.dim, config.norm_bias) if behind else nn.Identity()
         self.apply(_init_linear)
         for block in blocks:
             for last in (block.attn.out, block.mlp.down):

@@ -30,6 +30,7 @@ class BackboneConfig:
         norm_eps: added to the variance.
         post_norm: norms stand on the residual stream, after each branch (Vaswani et al. 2017), not before it.
         first_norm: whether the first block's attention has a norm; not where the tokens are normed already.
+        final_norm: whether the last block of a pre-norm backbone has a norm behind it.
         qk_norm: whether queries and keys are normed (Dehghani et al. 2023).
         qkv_bias, out_bias, mlp_bias: whether these linear maps add a learned vector.
         activation: of the MLP, one of `ACTIVATIONS`.
@@ -56,6 +57,7 @@ class BackboneConfig:
     norm_eps: float = 1e-6
     post_norm: bool = False
     first_norm: bool = True
+    final_norm: bool = True
     qk_norm: bool = True
     qkv_bias: bool = False
     out_bias: bool = False

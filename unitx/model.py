@@ -158,9 +158,8 @@ class Model(nn.Module):
         vectors = []
         for m, tokenizer in present:
             known = {"starts": batch.starts, "grids": batch.grids.get(m)}
-            vectors.append(
-                tokenizer(batch.values[m], batch.counts[m], **{name: known[name] for name in tokenizer.needs})
-            )
+            needed = {name: known[name] for name in tokenizer.needs}
+            vectors.append(tokenizer(batch.values[m], batch.counts[m], **needed))
         packed = torch.cat(vectors) if len(vectors) > 1 else vectors[0]
         if batch.order is not None:
             packed = packed.index_select(0, batch.order)

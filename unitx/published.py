@@ -73,7 +73,7 @@ class Folder:
             for prefix in prefixes:
                 bare = bare.removeprefix(prefix)
             self.names.pop(name, None)
-            self.names[re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", bare))] = name
+            self.names[bare.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")] = name
 
     def read_bytes(self, name: str) -> bytes:
         """A file of the folder; nothing where it lacks it."""
@@ -110,8 +110,8 @@ class Folder:
 
 
 def is_published(config: dict[str, Any]) -> bool:
-    """Whether a config.json is one of Hugging Face's."""
-    return "model_type" in config and "backbone" not in config
+    """Whether a config.json is one of Hugging Face's or timm's."""
+    return ("model_type" in config or "architecture" in config) and "backbone" not in config
 
 
 def read_blueprint(folder: Folder) -> Blueprint:
@@ -122,7 +122,7 @@ def read_blueprint(folder: Folder) -> Blueprint:
     """
     from unitx.families.sentence_transformers import with_modules
 
-    kind = str(folder.config["model_type"])
+    kind = str(folder.config.get("model_type", "timm"))
     if kind not in FAMILIES.names():
         raise UnitxError(
             f"{folder.path}: models of type '{kind}' are not known; known are {', '.join(FAMILIES.names())}; "
@@ -176,7 +176,7 @@ def load_published(path: Path, config: dict[str, Any]) -> Any:
     left = sorted(name for bare, name in folder.names.items() if bare not in used and not re.search(plan.ignored, bare))
     if left:
         raise UnitxError(
-            f"{path} holds tensors that a '{config['model_type']}' model has no use for: {left[:5]}; "
+            f"{path} holds tensors that such a model has no use for: {left[:5]}; "
             "if they are a head, save the model without it (model.base_model.save_pretrained)"
         )
     model.load_state_dict(state | {name: state[first] for name, first in tied.items()}, assign=True)

@@ -4,4 +4,5 @@ from unitx.families import bert as bert
 from unitx.families import gpt2 as gpt2
 from unitx.families import llama as llama
 from unitx.families import modernbert as modernbert
+from unitx.families import timm as timm
 from unitx.families import vit as vit

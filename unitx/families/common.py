@@ -13,6 +13,7 @@ from unitx.published import Change, Folder, Table
 from unitx.task import TaskInfo
 from unitx.tokenizers.text import TextProcessor
 
+Part = tuple[Table, dict[str, Change]]
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
@@ -110,6 +111,16 @@ def averaged(ours: str) -> dict[str, Change]:
         return torch.cat(tensors, dim=1) / len(tensors) if leaf == "weight" else torch.stack(tensors).mean(0)
 
     return {ours: change}
+
+
+def merged(*parts: Part) -> Part:
+    """Tables and changes as one; of what several name, the last counts."""
+    table: Table = {}
+    change: dict[str, Change] = {}
+    for names, changes in parts:
+        table |= names
+        change |= changes
+    return table, change
 
 
 def transposed(leaf: str, tensors: list[Tensor]) -> Tensor:

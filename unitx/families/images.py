@@ -8,9 +8,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from unitx.families.common import unchanged
+from unitx.families.common import Part, unchanged
 from unitx.positions import LearnedPositions
-from unitx.published import Change, Folder, Table
+from unitx.published import Folder, Table
 from unitx.resize import Resize
 from unitx.tokenizers.image import ImageProcessor
 
@@ -84,12 +84,12 @@ def patch_weights(leaf: str, tensors: list[Tensor]) -> Tensor:
     return rearrange(value, "d c p q -> d (p q c)") if leaf == "weight" else value
 
 
-def no_bias(dim: int) -> Change:
-    """A bias for what has none in the original."""
-    return lambda leaf, tensors: torch.zeros(dim)
+def linear_bias(ours: str, dim: int) -> Part:
+    """A bias of zeros for a map that has none in the original."""
+    return {f"{ours}.bias": ()}, {f"{ours}.bias": lambda leaf, tensors: torch.zeros(dim)}
 
 
-def position_tables(positions: str, tokens: tuple[str, ...], own: int) -> tuple[Table, dict[str, Change]]:
+def position_tables(positions: str, tokens: tuple[str, ...], own: int) -> Part:
     """Class tokens with their own positions, and the positions of patches.
 
     Args:
@@ -112,7 +112,7 @@ def position_tables(positions: str, tokens: tuple[str, ...], own: int) -> tuple[
     return table, {f"{ours}table": of_patches, f"{ours}class_tokens": class_tokens}
 
 
-def scaled(ours: str, theirs: str, scale: str) -> tuple[Table, dict[str, Change]]:
+def scaled(ours: str, theirs: str, scale: str) -> Part:
     """A linear map with the LayerScale behind it (Touvron et al. 2021) as one map."""
 
     def change(leaf: str, tensors: list[Tensor]) -> Tensor:

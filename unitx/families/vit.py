@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from unitx.config import BackboneConfig
-from unitx.families.common import activation, averaged, classifier, embedding, unchanged
+from unitx.families.common import activation, averaged, classifier, embedding, merged, unchanged
 from unitx.families.images import image_processor, pair, patch_weights, position_tables, scaled, square_patch
 from unitx.pooling import Pooling
 from unitx.positions import LearnedPositions
-from unitx.published import Blueprint, Change, Folder, Table
+from unitx.published import Blueprint, Folder, Table
 from unitx.registry import register_family
 
 LAYER = "encoder.layer.{i}."
@@ -74,7 +74,7 @@ def dinov2(folder: Folder, registers: int = 0) -> Blueprint:
     hidden = int(config["hidden_size"] * ratio)
     hidden = (int(hidden * 2 / 3) + 7) // 8 * 8 if gated else hidden
     backbone = _backbone(config, hidden / config["hidden_size"], eps=1e-6, gated=gated)
-    table: Table = SHARED | {
+    named: Table = SHARED | {
         "backbone.blocks.{i}.attn_norm": f"{LAYER}norm1",
         "backbone.blocks.{i}.mlp_norm": f"{LAYER}norm2",
         "backbone.blocks.{i}.mlp.up": f"{LAYER}mlp.weights_in" if gated else f"{LAYER}mlp.fc1",
@@ -82,17 +82,16 @@ def dinov2(folder: Folder, registers: int = 0) -> Blueprint:
     down = f"{LAYER}mlp.weights_out" if gated else f"{LAYER}mlp.fc2"
     names = ("embeddings.cls_token", "embeddings.register_tokens")[: 2 if registers else 1]
     tasks, head = classifier(folder, "image", "classifier", Pooling("first and rest", rest=1 + registers))
-    change: dict[str, Change] = {"tokenizers.image.stem.embed": patch_weights}
-    for part, changes in (
+    table, change = merged(
+        (named | head, {"tokenizers.image.stem.embed": patch_weights}),
         position_tables("embeddings.position_embeddings", names, own=1),
         scaled("backbone.blocks.{i}.attn.out", f"{LAYER}attention.output.dense", f"{LAYER}layer_scale1.lambda1"),
         scaled("backbone.blocks.{i}.mlp.down", down, f"{LAYER}layer_scale2.lambda1"),
-    ):
-        table, change = table | part, change | changes
+    )
     size = {"shortest_edge": 256}
     image = image_processor(folder, positions, patch, size=size, do_center_crop=True, crop_size=224, resample=3)
     return Blueprint(
-        backbone, {"image": image}, [*tasks, embedding("image", Pooling("first"))], table | head, change, IGNORED,
+        backbone, {"image": image}, [*tasks, embedding("image", Pooling("first"))], table, change, IGNORED,
     )  # fmt: skip
 
 
