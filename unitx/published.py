@@ -73,7 +73,9 @@ class Folder:
             for prefix in prefixes:
                 bare = bare.removeprefix(prefix)
             self.names.pop(name, None)
-            self.names[bare.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")] = name
+            for old, new in (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")):
+                bare = bare.replace(old, new)
+            self.names[bare] = name
 
     def read_bytes(self, name: str) -> bytes:
         """A file of the folder; nothing where it lacks it."""
