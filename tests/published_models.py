@@ -94,8 +94,8 @@ def drawn(make: Callable[[Any], Any], config: Any) -> Any:
     model = make(config).eval()
     for name, p in model.named_parameters():
         noise = torch.randn_like(p)
-        is_gain = p.ndim == 1 and name.endswith("weight")
-        p.copy_(1 + 0.3 * noise if is_gain else noise * (0.3 if p.ndim == 1 else p.shape[-1] ** -0.5))
+        is_gain = p.ndim == 1 and name.endswith(("weight", "lambda1", "gamma"))
+        p.copy_(1 + 0.3 * noise if is_gain else noise * (0.3 if p.ndim < 2 else p[0].numel() ** -0.5))
     return model
 
 

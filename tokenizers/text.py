@@ -159,6 +159,8 @@ class TextProcessor(Processor):
         norm_eps: of the LayerNorm behind token vectors and positions; 0 for none.
         norm_bias: whether that norm adds a learned vector.
         truncate: a longer text is cut at its end, as the published model was trained, where others are read in windows.
+        padding: the id that texts are filled up with to `max_tokens`, where the published model reads it; None for no
+            filling.
 
     Raises:
         UnitxError: the vocabulary has another name.
@@ -174,6 +176,7 @@ class TextProcessor(Processor):
     norm_eps: float = field(default=0.0, repr=False)
     norm_bias: bool = field(default=True, repr=False)
     truncate: bool = field(default=False, repr=False)
+    padding: int | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         check_whole(self, "max_tokens")
@@ -288,8 +291,15 @@ class TextProcessor(Processor):
             return raw
         if vocab := self._published:
             _check_unicode(raw)
-            return vocab.encode_whole(raw)
+            return self._filled(vocab.encode_whole(raw))
         return np.concatenate([[self.bos], self.encode(raw), [self.eos]])
+
+    def _filled(self, ids: np.ndarray) -> np.ndarray:
+        """Ids with the padding that belongs to them; a text that is too long is cut before."""
+        if self.padding is None:
+            return ids
+        ids = self.cut(ids).values
+        return np.pad(ids, (0, self.max_tokens - len(ids)), constant_values=self.padding)
 
     def prompt(self, item: Any) -> np.ndarray:
         """(n,) int64 ids to be continued: begin and text; the end is for the model to say.

@@ -27,6 +27,7 @@ from unitx.tokens import Prepared, Tokens, collate, pack
 
 if TYPE_CHECKING:
     from unitx.model import Model
+    from unitx.towers import Towers
 
 Sequences = list[list[tuple[str, Any]] | BadItem]  # the (modality, item) pairs of each item, or what is wrong with it
 CHUNK = 1024  # items read and sorted by length at once
@@ -68,7 +69,7 @@ def embed(
     if truncate_dim is not None and truncate_dim < 1:
         raise UnitxError(f"truncate_dim is {truncate_dim}; it must be at least 1")
     words = (prompt or "") if head is None else head.prompt(prompt)
-    sequences = _sequences(items, lambda item: _with_prompt(model, _parts(model, item, modality), words))
+    sequences = _sequences(items, lambda item: _with_prompt(model, parts_of(model, item, modality), words))
     compute = Tokens.mean if head is None else partial(_of_all, head)
     vectors = _run(model, sequences, compute, batch_tokens, show_progress, on_error)
     if vectors is None:
@@ -93,7 +94,7 @@ def hidden_states(
     Items are what `embed` takes: a 1-D integer tensor counts as text ids, a float tensor (3, height, width) as pixel
     values already normalised. With `on_error="skip"` what cannot be read gives (0, dim).
     """
-    sequences = _sequences(items, lambda item: _parts(model, item, modality))
+    sequences = _sequences(items, lambda item: parts_of(model, item, modality))
     found: list[dict[int, Tensor]] = [{} for _ in sequences]
     for tokens, owners, places in _batches(model, sequences, batch_tokens, show_progress, on_error):
         for item, place, states in zip(owners, places, tokens.to_list(), strict=True):
@@ -179,11 +180,11 @@ def _predicting_head(model: Model, task: str | None) -> Task:
 def _task_sequences(model: Model, head: Task, items: Iterable[Any]) -> Sequences:
     """What the task reads of each item; where it reads its columns apart, any one of the modalities will do."""
 
-    def parts_of(item: Any) -> list[tuple[str, Any]]:
+    def of_task(item: Any) -> list[tuple[str, Any]]:
         of_columns = isinstance(item, dict) and not item.keys() <= set(model.tokenizers)
-        return _task_parts(head.info, item) if of_columns or not head.apart else _parts(model, item, None)
+        return _task_parts(head.info, item) if of_columns or not head.apart else parts_of(model, item, None)
 
-    return _sequences(items, parts_of)
+    return _sequences(items, of_task)
 
 
 def _of_all(head: Task, tokens: Tokens) -> Tensor:
@@ -191,7 +192,8 @@ def _of_all(head: Task, tokens: Tokens) -> Tensor:
     return head.outputs(tokens, torch.arange(len(tokens.layout), device=tokens.layout.device))
 
 
-def _as_list(items: Iterable[Any]) -> list[Any]:
+def as_list(items: Iterable[Any]) -> list[Any]:
+    """Raises: UnitxError: it is one item."""
     if isinstance(items, str | bytes | dict) or not isinstance(items, Iterable):
         raise UnitxError(f"give a list of items, not one: [{describe(items)}]")
     return list(items)
@@ -206,10 +208,10 @@ def _sequences(items: Iterable[Any], parts_of: Callable[[Any], list[tuple[str, A
         except BadItem as error:
             return error
 
-    return [of(item) for item in _as_list(items)]
+    return [of(item) for item in as_list(items)]
 
 
-def _parts(model: Model, item: Any, modality: str | None) -> list[tuple[str, Any]]:
+def parts_of(model: Model | Towers, item: Any, modality: str | None) -> list[tuple[str, Any]]:
     """The (modality, item) pairs of one item, checked against what the model reads."""
     if isinstance(item, dict) and modality is None:
         parts = [(name, part) for name, part in item.items() if part is not None]
@@ -234,7 +236,7 @@ def _with_prompt(model: Model, parts: list[tuple[str, Any]], words: str) -> list
     return [(m, words + item if m == "text" and isinstance(item, str) else item) for m, item in read]
 
 
-def _guess(model: Model, item: Any) -> str:
+def _guess(model: Model | Towers, item: Any) -> str:
     if isinstance(item, Tensor) and item.ndim == 1 and not item.is_floating_point():
         return "text"
     if isinstance(item, Tensor) and item.ndim == 3:

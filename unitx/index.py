@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from unitx.model import Model
+    from unitx.towers import Towers
 
 COLUMNS = ("item", "modality", "embedding", "fingerprint")
 MODEL_KEY = b"unitx.models"  # where the Parquet metadata say whose embeddings these are, modality by modality
@@ -111,7 +112,7 @@ class Index:
 
     def add(
         self,
-        model: Model,
+        model: Model | Towers,
         items: str | Path | Iterable[str | Path],
         modality: str | None = None,
         *,
@@ -159,7 +160,7 @@ class Index:
             problems=list(problems.values()),
         )
 
-    def search(self, model: Model, query: Any, top: int = 5, modality: str | None = None) -> list[Hit]:
+    def search(self, model: Model | Towers, query: Any, top: int = 5, modality: str | None = None) -> list[Hit]:
         """The `top` items nearest to a query, best first; exact, by the cosines with all of them.
 
         Args:
@@ -180,7 +181,7 @@ class Index:
         best = best[np.lexsort((best, -scores[best]))]
         return [Hit(self._shown(self._keys[i]), float(scores[i]), self._modalities[i]) for i in best]
 
-    def _claim(self, model: Model) -> None:
+    def _claim(self, model: Model | Towers) -> None:
         """An empty index takes any model, another one only a model that embeds what it holds as the first did."""
         identities = model_identity(model)
         if any(identities.get(modality) != self._model[modality] for modality in set(self._modalities)):
@@ -198,7 +199,7 @@ class Index:
         item, is_file = key
         return str(self.path.parent / item) if is_file else item
 
-    def _given(self, model: Model, items: Any, modality: str | None) -> tuple[dict[Key, Entry], str | None]:
+    def _given(self, model: Model | Towers, items: Any, modality: str | None) -> tuple[dict[Key, Entry], str | None]:
         """The entries that the user means, each once, and the folder that they come from if it is one."""
         if modality is not None:
             model.check_reads(modality)
@@ -207,7 +208,7 @@ class Index:
         path = os.path.expanduser(items)
         if os.path.isdir(path):
             found, _ = scan(Path(path))
-            wanted = {m: names for m, names in found.items() if m in model.tokenizers and modality in (None, m)}
+            wanted = {m: names for m, names in found.items() if m in model.modalities and modality in (None, m)}
             files = [(m, Path(path, name)) for m, names in sorted(wanted.items()) for name in sorted(names)]
             if not files and not self._vanished(path):
                 kinds = modality or ", ".join(model.modalities)
@@ -217,7 +218,7 @@ class Index:
             raise UnitxError(f"{describe(items)}: there is no such file or folder; give texts in a list, [text, …]")
         return dict([self._entry(model, Path(path), modality)]), None
 
-    def _entry(self, model: Model, item: Any, modality: str | None) -> tuple[Key, Entry]:
+    def _entry(self, model: Model | Towers, item: Any, modality: str | None) -> tuple[Key, Entry]:
         if not isinstance(item, str | Path):
             raise UnitxError(f"{describe(item)}: an index holds texts and files; save it to a file and give its path")
         if os.path.isdir(item) and (isinstance(item, Path) or item.endswith(("/", os.sep))):
@@ -248,7 +249,9 @@ class Index:
             setattr(self, name, [getattr(self, name)[i] for i in kept])
         self._unsaved += len(keys)
 
-    def _embed(self, model: Model, todo: dict[Key, Entry], on_error: str, show_progress: bool | None) -> dict[Key, str]:
+    def _embed(
+        self, model: Model | Towers, todo: dict[Key, Entry], on_error: str, show_progress: bool | None
+    ) -> dict[Key, str]:
         """Embed entries and write them, portion by portion; returns what is wrong with those that were skipped."""
         from tqdm import tqdm
 
@@ -334,13 +337,17 @@ class Index:
         self._unsaved = 0
 
 
-def model_identity(model: Model) -> dict[str, str]:
+def model_identity(model: Model | Towers) -> dict[str, str]:
     """Modality → a hash of what its embeddings depend on: configuration and weights of all that they pass through.
 
     So a model that was taught another modality beside a frozen one still is the model of the frozen one's embeddings.
     """
     from unitx.lora import without_lora
 
+    from unitx.towers import Towers
+
+    if isinstance(model, Towers):
+        return {m: name for modality in model.modalities for m, name in model_identity(model.tower(modality)).items()}
     adapted = _digest(model.backbone.state_dict())
     plain = _digest(without_lora(model.backbone)) if model.frozen else adapted
     head = model.embedding_head.state_dict() if model.embedding_head is not None else {}
@@ -379,7 +386,9 @@ def _fingerprint(path: Path) -> str:
     return f"{status.st_size}:{status.st_mtime_ns}"
 
 
-def _try_embed(model: Model, sources: list[dict[str, Any]], on_error: str) -> tuple[np.ndarray, dict[int, str]]:
+def _try_embed(
+    model: Model | Towers, sources: list[dict[str, Any]], on_error: str
+) -> tuple[np.ndarray, dict[int, str]]:
     """(n, dim) embeddings, and why some of the rows are none: an item that is read again by itself says so."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # `Index.add` warns once, about all of them

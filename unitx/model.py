@@ -292,7 +292,7 @@ class Model(nn.Module):
 
     @classmethod
     def from_pretrained(cls, source: str | Path, device: str | torch.device | None = None, **hub: Any) -> Model:
-        """Load a model for use (`eval` mode, float32 weights).
+        """Load a model for use (`eval` mode, float32 weights); `Towers` of them where a folder holds several.
 
         Args:
             source: a model's folder, a run's folder, the name of a model that comes along, or a hub id; or a
@@ -310,7 +310,12 @@ class Model(nn.Module):
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         config = _read_config(folder)
         if is_published(config):
-            return load_published(folder, config).to(device).eval()
+            return cast(Model, load_published(folder, config).to(device).eval())
+        if "towers" in config:
+            from unitx.towers import Towers
+
+            towers = {modality: cls.from_pretrained(folder / modality, device) for modality in config["towers"]}
+            return cast(Model, Towers(towers, config["scale"], config["bias"]).to(device).eval())
         processors = {}
         for modality, entry in config["tokenizers"].items():
             kind = TOKENIZERS.get(modality, entry["file"]).Processor
@@ -379,7 +384,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UnitxError(f"{folder / CONFIG} is not valid JSON: {error}") from error
     found = config if isinstance(config, dict) else {}
-    if is_published(found):
+    if is_published(found) or (found.get("format") == FORMAT and "towers" in found):
         return found
     _check_there(folder / WEIGHTS)
     lacks = [name for name in ("backbone", "tokenizers", "tasks") if name not in found]

@@ -129,15 +129,14 @@ def _mean_where(tokens: Tokens, chosen: Tensor) -> Tensor:
 
 
 def _places_of_end(tokens: Tokens, end: int | None) -> Tensor:
-    """(B,) rows: of the first token with the id `end`, or else with the highest id; of the last where there is none."""
+    """(B,) rows: of the first token with the id `end`, or else with the highest id; of the first where there is none, as
+    CLIP's own code has it."""
     layout = tokens.layout
     ids = layout.ids if end is None else (layout.ids == end).long()
     highest = ids.new_full((len(layout),), -1).scatter_reduce(0, layout.segments, ids, "amax")
     rows = torch.arange(len(ids), device=ids.device)
-    last = layout.offsets[1:].long() - 1
     found = torch.where(ids == highest[layout.segments], rows, len(ids))
-    first = last.new_full((len(layout),), len(ids)).scatter_reduce(0, layout.segments, found, "amin")
-    return torch.where(highest > 0, first, last)
+    return rows.new_full((len(layout),), len(ids)).scatter_reduce(0, layout.segments, found, "amin")
 
 
 class AttentionPooling(nn.Module):

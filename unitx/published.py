@@ -7,11 +7,12 @@ A family says what shape its config.json means and which of its tensors each of 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,10 @@ from unitx.errors import UnitxError
 from unitx.registry import FAMILIES
 from unitx.task import TaskInfo
 from unitx.tokenizer import Processor
+
+if TYPE_CHECKING:
+    from unitx.model import Model
+    from unitx.towers import Towers
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.pth", "pytorch_model.pt")
@@ -47,6 +52,20 @@ class Blueprint:
     table: Table
     change: dict[str, Change] = field(default_factory=dict)
     ignored: str = r"(?!)"
+
+
+@dataclass
+class TowersBlueprint:
+    """Of a folder that holds several models with one space of embeddings.
+
+    Attributes:
+        towers: modality → its plan.
+        scale, bias: the tensors of what a cosine is multiplied by, as a logarithm, and of what is added.
+    """
+
+    towers: dict[str, Blueprint]
+    scale: str
+    bias: str = ""
 
 
 class Folder:
@@ -99,6 +118,16 @@ class Folder:
         with safe_open(self.files[self.names[name]], "pt") as file:
             return tuple(file.get_slice(self.names[name]).get_shape())
 
+    def number(self, name: str) -> float:
+        """A tensor of one element.
+
+        Raises:
+            UnitxError: there is none of that name.
+        """
+        if name not in self.names:
+            raise UnitxError(f"{self.path} lacks the tensor '{name}'")
+        return self.tensors([name])[0].item()
+
     def tensors(self, names: Iterable[str]) -> list[Tensor]:
         """Tensors as they are stored, by their names in tables. A file is mapped anew each time, so that nothing of it
         stays in memory after."""
@@ -116,7 +145,7 @@ def is_published(config: dict[str, Any]) -> bool:
     return ("model_type" in config or "architecture" in config) and "backbone" not in config
 
 
-def read_blueprint(folder: Folder) -> Blueprint:
+def read_blueprint(folder: Folder) -> Blueprint | TowersBlueprint:
     """What the folder's family makes of it.
 
     Raises:
@@ -131,30 +160,47 @@ def read_blueprint(folder: Folder) -> Blueprint:
             "add one with @register_family in a file of your own, and --import it"
         )
     try:
-        return with_modules(folder, FAMILIES.get(kind)(folder))
+        plan = FAMILIES.get(kind)(folder)
+        return plan if isinstance(plan, TowersBlueprint) else with_modules(folder, plan)
     except KeyError as error:
         raise UnitxError(f"{folder.path / 'config.json'} lacks {error}, which a '{kind}' model needs") from error
     except ValueError as error:
         raise UnitxError(f"{folder.path / 'config.json'}: {error}") from error
 
 
-def load_published(path: Path, config: dict[str, Any]) -> Any:
+def load_published(path: Path, config: dict[str, Any]) -> Model | Towers:
     """The model in a published model's folder.
 
     Raises:
         UnitxError: the family is not known, a tensor is missing, left over, or of another shape; names it.
     """
+    from unitx.towers import Towers
+
+    folder = Folder(path, config)
+    plan = read_blueprint(folder)
+    if isinstance(plan, Blueprint):
+        used: set[str] = set()
+        model = _load(folder, plan, used)
+        _check_all_used(folder, used, [plan.ignored])
+        return model
+    used = {name for name in (plan.scale, plan.bias) if name}
+    towers = {modality: _load(folder, of_tower, used) for modality, of_tower in plan.towers.items()}
+    _check_all_used(folder, used, [of_tower.ignored for of_tower in plan.towers.values()])
+    scale = folder.number(plan.scale)
+    return Towers(towers, math.exp(scale), folder.number(plan.bias) if plan.bias else 0.0)
+
+
+def _load(folder: Folder, plan: Blueprint, used: set[str]) -> Model:
+    """The model of a plan; adds the names of the tensors that it is made of to `used`."""
     from accelerate import init_empty_weights
 
     from unitx.model import Model
 
-    folder = Folder(path, config)
-    plan = read_blueprint(folder)
+    path = folder.path
     with init_empty_weights(include_buffers=False):
         model = Model(plan.backbone, plan.processors, plan.tasks)
     model.tie()
     tied = model.tied()
-    used: set[str] = set()
     state: dict[str, Tensor] = {}
     # The largest first: while one is made it stands in memory twice.
     ours_by_size = sorted(model.state_dict().items(), key=lambda item: -item[1].numel())
@@ -175,15 +221,18 @@ def load_published(path: Path, config: dict[str, Any]) -> Any:
                 f"{path}: '{wanted[0]}' is {tuple(tensors[0].shape)}, which does not give the {tuple(ours.shape)} that "
                 "config.json asks for: they are not of one model"
             )
-    left = sorted(name for bare, name in folder.names.items() if bare not in used and not re.search(plan.ignored, bare))
-    if left:
-        raise UnitxError(
-            f"{path} holds tensors that such a model has no use for: {left[:5]}; "
-            "if they are a head, save the model without it (model.base_model.save_pretrained)"
-        )
     model.load_state_dict(state | {name: state[first] for name, first in tied.items()}, assign=True)
     model.tie()
     return model
+
+
+def _check_all_used(folder: Folder, used: set[str], ignored: list[str]) -> None:
+    left = [name for bare, name in folder.names.items() if bare not in used and not re.search("|".join(ignored), bare)]
+    if left:
+        raise UnitxError(
+            f"{folder.path} holds tensors that such a model has no use for: {sorted(left)[:5]}; "
+            "if they are a head, save the model without it (model.base_model.save_pretrained)"
+        )
 
 
 def _place(name: str) -> tuple[str, str, str]:

@@ -1,6 +1,7 @@
 """Families of published models: what their config.json means, and which of their tensors our modules are made of."""
 
 from unitx.families import bert as bert
+from unitx.families import clip as clip
 from unitx.families import gpt2 as gpt2
 from unitx.families import llama as llama
 from unitx.families import modernbert as modernbert

@@ -45,7 +45,11 @@ def unchanged(config: dict[str, Any], **expected: Any) -> None:
 
 
 def text_processor(folder: Folder, vocab_size: int, max_tokens: int, **options: Any) -> TextProcessor:
-    """The processor of the folder's tokenizer.json; without one the model takes ready ids only."""
+    """The processor of the folder's tokenizer.json; without one the model takes ready ids only.
+
+    Args:
+        options: other fields of `TextProcessor`.
+    """
     json = folder.read_bytes("tokenizer.json")
     if not json:
         return TextProcessor(max_tokens, vocabulary="ids", ids=vocab_size, **options)

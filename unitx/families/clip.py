@@ -1,0 +1,192 @@
+"""CLIP (Radford et al. 2021) and SigLIP (Zhai et al. 2023): a tower for pictures, a tower for texts, one space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from unitx.config import BackboneConfig
+from unitx.families.common import Part, activation, embedding, merged, text_processor, unchanged
+from unitx.families.images import image_processor, linear_bias, patch_weights, position_tables, square_patch
+from unitx.pooling import Pooling
+from unitx.positions import LearnedPositions
+from unitx.published import Blueprint, Change, Folder, Table, TowersBlueprint
+from unitx.registry import register_family
+
+BLOCK, LAYER = "backbone.blocks.{i}.", "encoder.layers.{i}."
+BLOCKS: Table = {
+    f"{BLOCK}attn.qkv": tuple(f"{LAYER}self_attn.{name}_proj" for name in "qkv"),
+    f"{BLOCK}attn.out": f"{LAYER}self_attn.out_proj",
+    f"{BLOCK}attn_norm": f"{LAYER}layer_norm1",
+    f"{BLOCK}mlp.up": f"{LAYER}mlp.fc1",
+    f"{BLOCK}mlp.down": f"{LAYER}mlp.fc2",
+    f"{BLOCK}mlp_norm": f"{LAYER}layer_norm2",
+}
+TEXT = BLOCKS | {
+    "tokenizers.text.embed": "embeddings.token_embedding",
+    "tokenizers.text.positions": "embeddings.position_embedding",
+    "backbone.norm": "final_layer_norm",
+}
+IMAGE = BLOCKS | {"tokenizers.image.stem.embed": "embeddings.patch_embedding"}
+HEAD = "heads.pooled.pooler."
+IGNORED = r"position_ids$"
+Tower = Callable[..., Blueprint]
+
+
+def clip_image(folder: Folder, config: dict[str, Any], prefix: str = "", width: int = 0) -> Blueprint:
+    """`width`: of the projection into the common space; 0 without one."""
+    eps, dim = config.get("layer_norm_eps", 1e-5), config["hidden_size"]
+    positions, patch = _positions(config, class_tokens=1, norm_eps=eps, default=32)
+    tables = position_tables("embeddings.position_embedding.weight", ("embeddings.class_embedding",), own=1)
+    head: Table = {f"{HEAD}steps.0": "post_layernorm"}
+    table, change = merged(
+        (IMAGE | {"tokenizers.image.positions.norm": "pre_layrnorm"}, {"tokenizers.image.stem.embed": patch_weights}),
+        linear_bias("tokenizers.image.stem.embed", dim), tables, (head, {}),
+    )  # fmt: skip
+    table = _behind(prefix, table) | ({f"{HEAD}steps.1": "visual_projection"} if width else {})
+    pooling = Pooling("first", steps=("norm", "dense") if width else ("norm",), width=width, bias=False, eps=eps)
+    image = image_processor(
+        folder, positions, patch, size={"shortest_edge": config.get("image_size", 224)}, default_to_square=False,
+        do_center_crop=True, crop_size=config.get("image_size", 224), resample=3,
+    )  # fmt: skip
+    backbone = _backbone(config, eps, "quick_gelu", final_norm=False)
+    return Blueprint(backbone, {"image": image}, [embedding("image", pooling)], table, change, IGNORED)
+
+
+def clip_text(folder: Folder, config: dict[str, Any], prefix: str = "", width: int = 0) -> Blueprint:
+    eps, end = config.get("layer_norm_eps", 1e-5), config.get("eos_token_id", 49407)
+    length = config.get("max_position_embeddings", 77)
+    # Old configurations say 2, which is another token: the end is the highest id of its vocabulary.
+    pooling = Pooling("end", end=None if end == 2 else end, steps=("dense",) if width else (), width=width, bias=False)
+    table = _behind(prefix, TEXT) | ({f"{HEAD}steps.0": "text_projection"} if width else {})
+    text = text_processor(folder, config.get("vocab_size", 49408), length, positions=length, truncate=True)
+    backbone = _backbone(config, eps, "quick_gelu", causal=True)
+    return Blueprint(backbone, {"text": text}, [embedding("text", pooling)], table, {}, IGNORED)
+
+
+def siglip_image(folder: Folder, config: dict[str, Any], prefix: str = "") -> Blueprint:
+    eps, dim = config.get("layer_norm_eps", 1e-6), config["hidden_size"]
+    positions, patch = _positions(config, class_tokens=0, norm_eps=0.0, default=16)
+    table, change = merged(
+        (IMAGE | {"backbone.norm": "post_layernorm"}, {"tokenizers.image.stem.embed": patch_weights}),
+        position_tables("embeddings.position_embedding.weight", (), own=0),
+        _attention_pooling(dim),
+    )
+    kind, pooling = config.get("hidden_act", "gelu_pytorch_tanh"), Pooling("mean")
+    if config.get("vision_use_head", True):
+        pooling = Pooling("attention", heads=config["num_attention_heads"], mlp=config["intermediate_size"],
+                          activation=activation(kind), eps=eps)  # fmt: skip
+    image = image_processor(folder, positions, patch, size=config.get("image_size", 224), resample=3)
+    backbone = _backbone(config, eps, "gelu_pytorch_tanh")
+    return Blueprint(
+        backbone, {"image": image}, [embedding("image", pooling)], _behind(prefix, table), change, IGNORED
+    )
+
+
+def siglip_text(folder: Folder, config: dict[str, Any], prefix: str = "") -> Blueprint:
+    eps, length = config.get("layer_norm_eps", 1e-6), config.get("max_position_embeddings", 64)
+    pooling = Pooling("last", steps=("dense",), width=config.get("projection_size") or config["hidden_size"])
+    text = text_processor(
+        folder, config.get("vocab_size", 32000), length, positions=length, truncate=True, padding=_padding(folder)
+    )
+    table = _behind(prefix, TEXT | {f"{HEAD}steps.0": "head"})
+    backbone = _backbone(config, eps, "gelu_pytorch_tanh")
+    return Blueprint(backbone, {"text": text}, [embedding("text", pooling)], table, {}, IGNORED)
+
+
+@register_family("clip")
+def clip(folder: Folder) -> TowersBlueprint:
+    width = folder.config.get("projection_dim", 512)
+    image = clip_image(folder, folder.config["vision_config"], "vision_model.", width)
+    text = clip_text(folder, folder.config["text_config"], "text_model.", width)
+    return TowersBlueprint({"image": image, "text": text}, "logit_scale")
+
+
+@register_family("siglip")
+def siglip(folder: Folder) -> TowersBlueprint:
+    image = siglip_image(folder, folder.config["vision_config"], "vision_model.")
+    text = siglip_text(folder, folder.config["text_config"], "text_model.")
+    return TowersBlueprint({"image": image, "text": text}, "logit_scale", "logit_bias")
+
+
+def _alone(tower: Tower, projection: str = "") -> Callable[[Folder], Blueprint]:
+    """A tower that was saved without the other."""
+
+    def family(folder: Folder) -> Blueprint:
+        folder.leave_off("text_model.", "vision_model.")
+        projected = f"{projection}.weight" in folder.names
+        return tower(folder, folder.config, **({"width": folder.config["projection_dim"]} if projected else {}))
+
+    return family
+
+
+register_family("clip_vision_model")(_alone(clip_image, "visual_projection"))
+register_family("clip_text_model")(_alone(clip_text, "text_projection"))
+register_family("siglip_vision_model")(_alone(siglip_image))
+register_family("siglip_text_model")(_alone(siglip_text))
+
+
+def _positions(
+    config: dict[str, Any], class_tokens: int, norm_eps: float, default: int
+) -> tuple[LearnedPositions, int]:
+    unchanged(config, num_channels=3)
+    patch = square_patch(config, default)
+    side = config.get("image_size", 224) // patch
+    return LearnedPositions((side, side), class_tokens, norm_eps=norm_eps), patch
+
+
+def _backbone(config: dict[str, Any], eps: float, act: str, **given: Any) -> BackboneConfig:
+    dim = config["hidden_size"]
+    return BackboneConfig(
+        dim, config["num_hidden_layers"], config["num_attention_heads"], mlp_ratio=config["intermediate_size"] / dim,
+        rotary_base=None, norm_bias=True, norm_eps=eps, qk_norm=False, qkv_bias=True, out_bias=True,
+        activation=activation(config.get("hidden_act", act)), **given,
+    )  # fmt: skip
+
+
+def _behind(prefix: str, table: Table) -> Table:
+    """The table with their names behind a prefix."""
+    return {
+        ours: prefix + theirs if isinstance(theirs, str) else tuple(prefix + one for one in theirs)
+        for ours, theirs in table.items()
+    }
+
+
+def _attention_pooling(dim: int) -> Part:
+    """PyTorch's attention holds query, key and value in one map."""
+    ours = f"{HEAD}attention."
+    table: Table = {
+        f"{ours}query": ("head.probe",),
+        f"{ours}out": "head.attention.out_proj",
+        f"{ours}norm": "head.layernorm",
+        f"{ours}up": "head.mlp.fc1",
+        f"{ours}down": "head.mlp.fc2",
+    }
+    for leaf in ("weight", "bias"):
+        table |= {f"{ours}{part}.{leaf}": (f"head.attention.in_proj_{leaf}",) for part in ("q", "kv")}
+
+    def query(leaf: str, tensors: list[Tensor]) -> Tensor:
+        return tensors[0].flatten()
+
+    def of_query(leaf: str, tensors: list[Tensor]) -> Tensor:
+        return tensors[0][:dim]
+
+    def of_key_and_value(leaf: str, tensors: list[Tensor]) -> Tensor:
+        return tensors[0][dim:]
+
+    change: dict[str, Change] = {f"{ours}query": query}
+    change |= {f"{ours}q.{leaf}": of_query for leaf in ("weight", "bias")}
+    change |= {f"{ours}kv.{leaf}": of_key_and_value for leaf in ("weight", "bias")}
+    return table, change
+
+
+def _padding(folder: Folder) -> int | None:
+    """The id that texts are filled up with, as they were in training."""
+    from unitx.tokenizers.text import HuggingFaceVocabulary
+
+    json, settings = folder.read_bytes("tokenizer.json"), folder.read_json("tokenizer_config.json") or {}
+    token = settings.get("pad_token")
+    token = token.get("content") if isinstance(token, dict) else token
+    return HuggingFaceVocabulary(json).fast.token_to_id(token) if json and token else None
