@@ -343,7 +343,6 @@ def model_identity(model: Model | Towers) -> dict[str, str]:
     So a model that was taught another modality beside a frozen one still is the model of the frozen one's embeddings.
     """
     from unitx.lora import without_lora
-
     from unitx.towers import Towers
 
     if isinstance(model, Towers):

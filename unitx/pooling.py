@@ -129,8 +129,8 @@ def _mean_where(tokens: Tokens, chosen: Tensor) -> Tensor:
 
 
 def _places_of_end(tokens: Tokens, end: int | None) -> Tensor:
-    """(B,) rows: of the first token with the id `end`, or else with the highest id; of the first where there is none, as
-    CLIP's own code has it."""
+    """(B,) rows: of the first token with the id `end`, or else with the highest id; of the first where there is none,
+    as in CLIP's own code."""
     layout = tokens.layout
     ids = layout.ids if end is None else (layout.ids == end).long()
     highest = ids.new_full((len(layout),), -1).scatter_reduce(0, layout.segments, ids, "amax")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from unitx.config import BackboneConfig
-from unitx.families.common import activation, embedding, text_processor, unchanged
+from unitx.families.common import activation, classifier, embedding, text_processor, unchanged
 from unitx.pooling import Pooling
 from unitx.published import Blueprint, Folder, Table
 from unitx.registry import register_family
@@ -57,13 +57,17 @@ def bert(folder: Folder, padding: int = -1) -> Blueprint:
     eps = config.get("layer_norm_eps", 1e-12)
     positions = config.get("max_position_embeddings", 512) - (padding + 1)
     text = text_processor(folder, config["vocab_size"], positions, positions=positions, norm_eps=eps)
-    pooled = embedding("text", Pooling("first", steps=("dense", "tanh")))
+    pooling = Pooling("first", steps=("dense", "tanh"))
+    pooled = [embedding("text", pooling)] if "pooler.dense.weight" in folder.names else []
+    of_roberta = "classifier.out_proj.weight" in folder.names
+    dense, out = ("classifier.dense", "classifier.out_proj") if of_roberta else ("pooler.dense", "classifier")
+    tasks, head = classifier(folder, "text", out, pooling, dense)
     return Blueprint(
         post_norm(config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"],
                   config["intermediate_size"], config.get("hidden_act", "gelu"), eps),
         {"text": text},
-        [pooled] if "pooler.dense.weight" in folder.names else [],
-        BERT,
+        [*tasks, *pooled],
+        BERT | head,
         {"tokenizers.text.positions": _with_type(padding + 1)},
         IGNORED,
     )  # fmt: skip
@@ -97,8 +101,10 @@ def distilbert(folder: Folder) -> Blueprint:
     folder.leave_off("distilbert.")
     positions, eps = config.get("max_position_embeddings", 512), 1e-12
     text = text_processor(folder, config["vocab_size"], positions, positions=positions, norm_eps=eps)
+    pooling = Pooling("first", steps=("dense", "relu"))
+    tasks, head = classifier(folder, "text", "classifier", pooling, "pre_classifier")
     return Blueprint(
         post_norm(config["dim"], config["n_layers"], config["n_heads"], config["hidden_dim"],
                   config.get("activation", "gelu"), eps),
-        {"text": text}, [], DISTILBERT, ignored=IGNORED,
+        {"text": text}, tasks, DISTILBERT | head, ignored=IGNORED,
     )  # fmt: skip

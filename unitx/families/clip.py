@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from unitx.config import BackboneConfig
-from unitx.families.common import Part, activation, embedding, merged, text_processor, unchanged
-from unitx.families.images import image_processor, linear_bias, patch_weights, position_tables, square_patch
+from unitx.families.common import Part, activation, embedding, merged, text_processor, unchanged, zero_bias
+from unitx.families.images import image_processor, patch_weights, position_tables, square_patch
 from unitx.pooling import Pooling
 from unitx.positions import LearnedPositions
 from unitx.published import Blueprint, Change, Folder, Table, TowersBlueprint
@@ -43,7 +43,7 @@ def clip_image(folder: Folder, config: dict[str, Any], prefix: str = "", width: 
     head: Table = {f"{HEAD}steps.0": "post_layernorm"}
     table, change = merged(
         (IMAGE | {"tokenizers.image.positions.norm": "pre_layrnorm"}, {"tokenizers.image.stem.embed": patch_weights}),
-        linear_bias("tokenizers.image.stem.embed", dim), tables, (head, {}),
+        zero_bias("tokenizers.image.stem.embed", dim), tables, (head, {}),
     )  # fmt: skip
     table = _behind(prefix, table) | ({f"{HEAD}steps.1": "visual_projection"} if width else {})
     pooling = Pooling("first", steps=("norm", "dense") if width else ("norm",), width=width, bias=False, eps=eps)
@@ -80,9 +80,7 @@ def siglip_image(folder: Folder, config: dict[str, Any], prefix: str = "") -> Bl
                           activation=activation(kind), eps=eps)  # fmt: skip
     image = image_processor(folder, positions, patch, size=config.get("image_size", 224), resample=3)
     backbone = _backbone(config, eps, "gelu_pytorch_tanh")
-    return Blueprint(
-        backbone, {"image": image}, [embedding("image", pooling)], _behind(prefix, table), change, IGNORED
-    )
+    return Blueprint(backbone, {"image": image}, [embedding("image", pooling)], _behind(prefix, table), change, IGNORED)
 
 
 def siglip_text(folder: Folder, config: dict[str, Any], prefix: str = "") -> Blueprint:

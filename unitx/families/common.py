@@ -80,27 +80,48 @@ def language_model(folder: Folder, theirs: str, tied: str, ties: bool) -> tuple[
     return [task], {"heads.language-model.head": tied if ties else theirs}
 
 
+# Heads that answer for each token or each choice, with tensors of the same names.
+OTHER_HEADS = ("ForTokenClassification", "ForMultipleChoice", "ForQuestionAnswering")
+
+
 def classifier(
-    folder: Folder, modality: str, theirs: str | tuple[str, ...], pooling: Pooling
+    folder: Folder, modality: str, theirs: str | tuple[str, ...], pooling: Pooling, *steps: str
 ) -> tuple[list[TaskInfo], Table]:
     """The task that says which of the configuration's labels holds, and where its weights are; none without them.
 
     Args:
         theirs: the linear map, without its prefix; or several, of tokens that `pooling` puts side by side.
+        steps: their modules for the steps of `pooling`, "" for one without weights.
     """
     first = theirs if isinstance(theirs, str) else theirs[0]
-    if f"{first}.weight" not in folder.names:
+    kinds = folder.config.get("architectures") or []
+    if f"{first}.weight" not in folder.names or any(kind.endswith(OTHER_HEADS) for kind in kinds):
         return [], {}
     count = folder.shape(f"{first}.weight")[0]
     names = folder.config.get("id2label") or {}
     labels = [str(names.get(str(i), f"LABEL_{i}")) for i in range(count)]
     if len(set(labels)) < count:
         labels = [f"{label} ({i})" for i, label in enumerate(labels)]
-    multi = folder.config.get("problem_type") == "multi_label_classification"
+    # One label alone is a yes or no (rerankers).
+    multi = folder.config.get("problem_type") == "multi_label_classification" or count == 1
     task = f"{modality}-classify"
     options = {"pooling": asdict(pooling)} | ({"multi_label": True} if multi else {})
     info = TaskInfo(task, "classify", {modality: modality}, "label", labels, options=options)
-    return [info], {f"heads.{task}.head": theirs}
+    parts = {f"heads.{task}.pooler.steps.{i}": step for i, step in enumerate(steps) if step}
+    return [info], {f"heads.{task}.head": theirs, **parts}
+
+
+def sequence_classifier(folder: Folder, dim: int) -> tuple[list[TaskInfo], Part]:
+    """The same of a decoder: on the last token, without a bias."""
+    tasks, head = classifier(folder, "text", "score", Pooling("last"))
+    if not tasks:
+        return [], ({}, {})
+    return tasks, merged((head, {}), zero_bias("heads.text-classify.head", len(tasks[0].labels)))
+
+
+def zero_bias(ours: str, size: int) -> Part:
+    """A bias of zeros for a map or a norm that has none in the original."""
+    return {f"{ours}.bias": ()}, {f"{ours}.bias": lambda leaf, tensors: torch.zeros(size)}
 
 
 def embedding(modality: str, pooling: Pooling) -> TaskInfo:

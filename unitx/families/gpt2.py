@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from unitx.config import BackboneConfig
-from unitx.families.common import activation, ends, language_model, text_processor, transposed, unchanged
-from unitx.published import Blueprint, Folder, Table
+from unitx.families.common import (
+    activation,
+    ends,
+    language_model,
+    merged,
+    sequence_classifier,
+    text_processor,
+    transposed,
+    unchanged,
+)
+from unitx.published import Blueprint, Change, Folder, Table
 from unitx.registry import register_family
 
 TABLE: Table = {
@@ -34,8 +43,10 @@ def gpt2(folder: Folder) -> Blueprint:
     )  # fmt: skip
     text = text_processor(folder, config["vocab_size"], positions, positions=positions, end=ends(folder))
     tasks, head = language_model(folder, "lm_head", tied="wte", ties=True)
+    classifiers, scores = sequence_classifier(folder, dim)
+    turned: dict[str, Change] = {f"backbone.blocks.{{i}}.{name}": transposed for name in TRANSPOSED}
+    table, change = merged((TABLE | head, turned), scores)
     return Blueprint(
-        backbone, {"text": text}, tasks, TABLE | head,
-        {f"backbone.blocks.{{i}}.{name}": transposed for name in TRANSPOSED},
+        backbone, {"text": text}, classifiers or tasks, table, change,
         r"attn\.(masked_)?bias$|^lm_head\.",
     )  # fmt: skip

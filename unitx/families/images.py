@@ -84,11 +84,6 @@ def patch_weights(leaf: str, tensors: list[Tensor]) -> Tensor:
     return rearrange(value, "d c p q -> d (p q c)") if leaf == "weight" else value
 
 
-def linear_bias(ours: str, dim: int) -> Part:
-    """A bias of zeros for a map that has none in the original."""
-    return {f"{ours}.bias": ()}, {f"{ours}.bias": lambda leaf, tensors: torch.zeros(dim)}
-
-
 def position_tables(positions: str, tokens: tuple[str, ...], own: int) -> Part:
     """Class tokens with their own positions, and the positions of patches.
 

@@ -5,8 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from unitx.config import BackboneConfig
-from unitx.families.common import activation, ends, head_norm, language_model, rotary_qkv, text_processor
-from unitx.published import Blueprint, Folder, Table
+from unitx.families.common import (
+    activation,
+    ends,
+    head_norm,
+    language_model,
+    merged,
+    rotary_qkv,
+    sequence_classifier,
+    text_processor,
+)
+from unitx.published import Blueprint, Change, Folder, Table
 from unitx.registry import register_family
 
 LAYER = "layers.{i}."
@@ -50,13 +59,15 @@ def llama(
     length = config.get("max_position_embeddings", 2048)
     text = text_processor(folder, config["vocab_size"], length, end=ends(folder))
     tasks, head = language_model(folder, "lm_head", tied="embed_tokens", ties=False)
-    change = {
+    change: dict[str, Change] = {
         "backbone.blocks.{i}.attn.qkv": rotary_qkv(head_dim),
         "backbone.blocks.{i}.attn.q_norm": head_norm(head_dim),
         "backbone.blocks.{i}.attn.k_norm": head_norm(head_dim),
     }
     ignored = r"rotary_emb\.inv_freq$|^lm_head\."
-    return Blueprint(backbone, {"text": text}, tasks, TABLE | head, change, ignored)
+    classifiers, scores = sequence_classifier(folder, dim)
+    table, change = merged((TABLE | head, change), scores)
+    return Blueprint(backbone, {"text": text}, classifiers or tasks, table, change, ignored)
 
 
 @register_family("qwen2")

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from unitx.config import BackboneConfig
-from unitx.families.common import activation, rotary_qkv, text_processor, unchanged
+from unitx.families.common import Part, activation, classifier, merged, rotary_qkv, text_processor, unchanged, zero_bias
+from unitx.pooling import Pooling
 from unitx.published import Blueprint, Change, Folder, Table
 from unitx.registry import register_family
+from unitx.task import TaskInfo
 
 TABLE: Table = {
     "tokenizers.text.embed": "embeddings.tok_embeddings",
@@ -39,10 +41,24 @@ def modernbert(folder: Folder) -> Blueprint:
         out_bias=config.get("attention_bias", False), mlp_bias=config.get("mlp_bias", False),
         activation=activation(config.get("hidden_activation", "gelu")), gated=True,
     )  # fmt: skip
+    tasks, head = _classifier(folder, dim, eps)
+    table, change = merged((TABLE, {"backbone.blocks.{i}.attn.qkv": _qkv(dim // heads)}), head)
     return Blueprint(
-        backbone, {"text": text}, [], TABLE, {"backbone.blocks.{i}.attn.qkv": _qkv(dim // heads)},
-        r"^(head|decoder)\.",
+        backbone, {"text": text}, tasks, table, change, r"^(head|decoder)\.",
     )  # fmt: skip
+
+
+def _classifier(folder: Folder, dim: int, eps: float) -> tuple[list[TaskInfo], Part]:
+    config = folder.config
+    kind = {"cls": "first", "mean": "mean"}[config.get("classifier_pooling", "cls")]
+    act = activation(config.get("classifier_activation", "gelu"))
+    pooling = Pooling(kind, steps=("dense", act, "norm"), eps=eps)
+    tasks, head = classifier(folder, "text", "classifier", pooling, "head.dense", "", "head.norm")
+    parts: list[Part] = [(head, {})]
+    for step, theirs in ((0, "head.dense"), (2, "head.norm")):
+        if tasks and f"{theirs}.bias" not in folder.names:
+            parts.append(zero_bias(f"heads.text-classify.pooler.steps.{step}", dim))
+    return tasks, merged(*parts)
 
 
 def _full_layers(config: dict[str, Any]) -> tuple[int, ...]:

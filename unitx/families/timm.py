@@ -7,8 +7,8 @@ import re
 from typing import Any
 
 from unitx.config import BackboneConfig
-from unitx.families.common import Part, averaged, classifier, embedding, merged, unchanged
-from unitx.families.images import linear_bias, pair, patch_weights, position_tables, scaled
+from unitx.families.common import Part, averaged, classifier, embedding, merged, unchanged, zero_bias
+from unitx.families.images import pair, patch_weights, position_tables, scaled
 from unitx.pooling import Pooling
 from unitx.positions import LearnedPositions
 from unitx.published import Blueprint, Folder, Table
@@ -61,7 +61,7 @@ def timm(folder: Folder) -> Blueprint:
     tasks = [*tasks, embedding("image", pooling)]
     parts: list[Part] = [(TABLE, {"tokenizers.image.stem.embed": patch_weights}), positioned, answered]
     if "patch_embed.proj.bias" not in folder.names:
-        parts.append(linear_bias("tokenizers.image.stem.embed", backbone.dim))
+        parts.append(zero_bias("tokenizers.image.stem.embed", backbone.dim))
     if "blocks.0.ls1.gamma" in folder.names:
         parts.append(scaled(f"{BLOCK}attn.out", "blocks.{i}.attn.proj", "blocks.{i}.ls1.gamma"))
         parts.append(scaled(f"{BLOCK}mlp.down", "blocks.{i}.mlp.fc2", "blocks.{i}.ls2.gamma"))
