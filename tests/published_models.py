@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers as hf
+from PIL import Image
 from torch import Tensor
 
 import tokenizers as fast
@@ -86,12 +87,127 @@ CASES: dict[str, tuple[Any, Any]] = {
     "qwen3, bare": (hf.Qwen3Model, hf.Qwen3Config(**LLAMA, num_key_value_heads=1, head_dim=16, rope_parameters=ROTARY)),
 }  # fmt: skip
 
+LABELS = {"num_labels": 3, "pad_token_id": 0}
+CLASSIFIERS: dict[str, tuple[Any, Any]] = {
+    "bert": (hf.BertForSequenceClassification, hf.BertConfig(**small(**LABELS))),
+    "bert, a reranker": (hf.BertForSequenceClassification, hf.BertConfig(**small(num_labels=1))),
+    "bert, several labels": (
+        hf.BertForSequenceClassification,
+        hf.BertConfig(**small(**LABELS, problem_type="multi_label_classification", hidden_size=30)),
+    ),
+    "roberta": (hf.RobertaForSequenceClassification, hf.RobertaConfig(**small(num_labels=4, pad_token_id=1))),
+    "distilbert": (
+        hf.DistilBertForSequenceClassification,
+        hf.DistilBertConfig(**DISTIL, n_layers=2, n_heads=3, dim=36, hidden_dim=50, num_labels=3),
+    ),
+    "modernbert": (hf.ModernBertForSequenceClassification, hf.ModernBertConfig(**MODERN | small(num_labels=3))),
+    "modernbert, mean": (
+        hf.ModernBertForSequenceClassification,
+        hf.ModernBertConfig(**MODERN | small(num_labels=3, classifier_pooling="mean", classifier_bias=True,
+                            norm_bias=True, classifier_activation="relu")),
+    ),
+    "gpt2": (
+        hf.GPT2ForSequenceClassification, hf.GPT2Config(**GPT2, n_embd=36, n_layer=2, n_head=3, **LABELS)
+    ),
+    "llama": (hf.LlamaForSequenceClassification, hf.LlamaConfig(**LLAMA, num_key_value_heads=2, **LABELS)),
+    "qwen3": (hf.Qwen3ForSequenceClassification, hf.Qwen3Config(**LLAMA, num_key_value_heads=3, head_dim=8, **LABELS)),
+}  # fmt: skip
+
+PATCHES = {"image_size": 32, "patch_size": 8}
+
+
+def seeing(**given: Any) -> dict[str, Any]:
+    shape = {"hidden_size": 36, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 52}
+    return PATCHES | shape | given
+
+
+IMAGES: dict[str, tuple[Any, Any]] = {
+    "vit": (hf.ViTModel, hf.ViTConfig(**seeing())),
+    "vit, odd": (
+        partial(hf.ViTModel, add_pooling_layer=False),
+        hf.ViTConfig(**seeing(patch_size=5, image_size=25, hidden_size=30, qkv_bias=False, hidden_act="gelu_new")),
+    ),
+    "vit, classes": (
+        hf.ViTForImageClassification, hf.ViTConfig(**seeing(num_labels=5, num_attention_heads=4, layer_norm_eps=1e-3))
+    ),
+    "vit, pre-training": (
+        hf.ViTForMaskedImageModeling, hf.ViTConfig(**seeing(num_attention_heads=2, encoder_stride=8))
+    ),
+    "deit": (hf.DeiTModel, hf.DeiTConfig(**seeing())),
+    "deit, classes": (hf.DeiTForImageClassification, hf.DeiTConfig(**seeing(num_labels=4, hidden_size=42))),
+    "deit, teacher": (
+        hf.DeiTForImageClassificationWithTeacher, hf.DeiTConfig(**seeing(num_labels=4, num_attention_heads=2))
+    ),
+    "dinov2": (hf.Dinov2Model, hf.Dinov2Config(**seeing(patch_size=4, image_size=20))),
+    "dinov2, gated": (hf.Dinov2Model, hf.Dinov2Config(**seeing(use_swiglu_ffn=True, mlp_ratio=3, hidden_size=30))),
+    "dinov2, classes": (
+        hf.Dinov2ForImageClassification, hf.Dinov2Config(**seeing(num_labels=3, qkv_bias=False, use_mask_token=False))
+    ),
+    "dinov2, registers": (hf.Dinov2WithRegistersModel, hf.Dinov2WithRegistersConfig(**seeing(num_register_tokens=2))),
+    "dinov2, registers, gated": (
+        hf.Dinov2WithRegistersModel, hf.Dinov2WithRegistersConfig(**seeing(use_swiglu_ffn=True, num_attention_heads=2))
+    ),
+    "dinov2, registers, classes": (
+        hf.Dinov2WithRegistersForImageClassification, hf.Dinov2WithRegistersConfig(**seeing(num_labels=3))
+    ),
+    "clip, pictures": (hf.CLIPVisionModel, hf.CLIPVisionConfig(**seeing())),
+    "clip, pictures, projected": (
+        hf.CLIPVisionModelWithProjection, hf.CLIPVisionConfig(**seeing(projection_dim=22, hidden_act="gelu"))
+    ),
+    "siglip, pictures": (hf.SiglipVisionModel, hf.SiglipVisionConfig(**seeing())),
+    "siglip, pictures, odd": (
+        hf.SiglipVisionModel, hf.SiglipVisionConfig(**seeing(hidden_size=42, layer_norm_eps=1e-3, hidden_act="gelu"))
+    ),
+    "siglip, pictures, no head": (hf.SiglipVisionModel, hf.SiglipVisionConfig(**seeing(vision_use_head=False))),
+}  # fmt: skip
+
+# Architecture, and arguments of timm.create_model.
+TIMM: dict[str, tuple[str, dict[str, Any]]] = {
+    "plain": ("vit_tiny_patch16_224", {"img_size": 64, "depth": 2, "embed_dim": 36, "num_heads": 3, "num_classes": 5}),
+    "not square": ("vit_tiny_patch16_224", {"img_size": (32, 64), "depth": 1, "num_classes": 0}),
+    "no qkv bias": ("vit_base_patch16_224_miil", {"img_size": 64, "depth": 1, "embed_dim": 96}),
+    "dinov2": ("vit_small_patch14_reg4_dinov2", {"img_size": 56, "depth": 2, "embed_dim": 60}),
+    "dinov2, gated": ("vit_giant_patch14_dinov2", {"img_size": 56, "depth": 1, "embed_dim": 48, "num_heads": 4}),
+    "distilled": ("deit_tiny_distilled_patch16_224", {"img_size": 48, "depth": 1, "num_classes": 7}),
+    "deit3": ("deit3_small_patch16_224", {"img_size": 48, "depth": 1, "embed_dim": 60}),
+    "clip": ("vit_base_patch16_clip_quickgelu_224", {"img_size": 64, "depth": 1, "embed_dim": 48, "num_heads": 4}),
+    "siglip": ("vit_base_patch16_siglip_224", {"img_size": 64, "depth": 2, "embed_dim": 48, "num_heads": 4}),
+    "mean": ("vit_base_patch16_reg4_gap_256", {"img_size": 64, "depth": 1, "embed_dim": 48, "num_classes": 3}),
+}
+
+READING = {"vocab_size": VOCABULARY, "max_position_embeddings": 60, "hidden_size": 30, "num_hidden_layers": 2,
+           "num_attention_heads": 3, "intermediate_size": 44}  # fmt: skip
+TOWERS: dict[str, Callable[[], Any]] = {
+    "clip": lambda: hf.CLIPModel(
+        hf.CLIPConfig(text_config=READING | {"eos_token_id": 96}, vision_config=seeing(), projection_dim=20)
+    ),
+    "clip, as old files say": lambda: hf.CLIPModel(
+        hf.CLIPConfig(text_config=READING | {"eos_token_id": 2, "hidden_act": "gelu"},
+                      vision_config=seeing(hidden_act="gelu", patch_size=16), projection_dim=50)
+    ),
+    "clip, narrow": lambda: hf.CLIPModel(
+        hf.CLIPConfig(text_config=READING | {"eos_token_id": 96, "hidden_size": 42},
+                      vision_config=seeing(hidden_size=22, num_attention_heads=1), projection_dim=7)
+    ),
+    "siglip": lambda: hf.SiglipModel(
+        hf.SiglipConfig(text_config=READING | {"projection_size": 36}, vision_config=seeing())
+    ),
+    "siglip, odd": lambda: hf.SiglipModel(
+        hf.SiglipConfig(text_config=READING | {"hidden_size": 42, "projection_size": 26, "hidden_act": "gelu"},
+                        vision_config=seeing(hidden_size=26, num_attention_heads=2, patch_size=4))
+    ),
+    "siglip, other eps": lambda: hf.SiglipModel(
+        hf.SiglipConfig(text_config=READING | {"projection_size": 36, "layer_norm_eps": 1e-3},
+                        vision_config=seeing(layer_norm_eps=1e-4, num_attention_heads=4))
+    ),
+}  # fmt: skip
+
 
 @torch.no_grad()
-def drawn(make: Callable[[Any], Any], config: Any) -> Any:
+def drawn(make: Callable[..., Any], *config: Any) -> Any:
     """Every parameter drawn, so that one that is dropped or swapped shows."""
     torch.manual_seed(0)
-    model = make(config).eval()
+    model = make(*config).eval()
     for name, p in model.named_parameters():
         noise = torch.randn_like(p)
         is_gain = p.ndim == 1 and name.endswith(("weight", "lambda1", "gamma"))
@@ -103,6 +219,22 @@ def sequences(seed: int = 0) -> list[Tensor]:
     """Ids of mixed lengths; none is a special one."""
     rng = np.random.default_rng(seed)
     return [torch.from_numpy(rng.integers(5, VOCABULARY, n)) for n in (7, 1, 40, 7, 23, 2)]
+
+
+def pictures(multiple: int = 8) -> list[Tensor]:
+    """Normalised pixels (3, h, w) of several sizes; the last leaves a rest beside whole patches."""
+    rng = np.random.default_rng(1)
+    sizes = [(4, 4), (4, 4), (3, 6), (5, 4), (1, 2)]
+    shapes = [*((h * multiple, w * multiple) for h, w in sizes), (4 * multiple + 3, 6 * multiple + multiple // 2)]
+    return [torch.from_numpy(rng.normal(size=(3, *shape)).astype(np.float32)) for shape in shapes]
+
+
+def photos() -> list[Image.Image]:
+    """Pictures of several shapes, larger and smaller than what models take."""
+    rng = np.random.default_rng(2)
+    sizes = [(400, 300), (200, 500), (41, 97), (31, 20), (224, 224), (999, 231)]
+    coarse = [rng.integers(0, 256, (h // 7 + 1, w // 7 + 1, 3), dtype=np.uint8) for w, h in sizes]
+    return [Image.fromarray(a).resize(size, Image.Resampling.BILINEAR) for a, size in zip(coarse, sizes, strict=True)]
 
 
 TEXTS = [

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from published_models import CASES, drawn, sequences
+from published_models import CASES, CLASSIFIERS, drawn, sequences
 
 from unitx.model import Model
 
@@ -54,6 +54,22 @@ def test_a_language_model_says_what_the_original_says(pair: tuple[Any, Model, Pa
         else:
             theirs = original(ids[None]).last_hidden_state[0] @ original.get_input_embeddings().weight.T
         torch.testing.assert_close(head.next_logits(vectors), theirs, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+@torch.no_grad()
+def test_a_classifier_answers_as_the_original(name: str, tmp_path: Path) -> None:
+    original = drawn(*CLASSIFIERS[name])
+    original.save_pretrained(tmp_path)
+    model = Model.from_pretrained(tmp_path, "cpu")
+    logits = torch.cat([original(ids[None]).logits for ids in sequences()])
+    each = original.config.problem_type or logits.shape[1] == 1
+    theirs = logits.sigmoid() if each else logits.softmax(-1)
+    np.testing.assert_allclose(model.predict_proba(sequences(), "text-classify"), theirs, atol=1e-5)
+    assert model.labels("text-classify") == [f"LABEL_{i}" for i in range(logits.shape[1])]
+    again = Model.from_pretrained(model.save_pretrained(tmp_path / "ours"), "cpu")
+    ours = [m.predict_proba(sequences(), "text-classify") for m in (model, again)]
+    np.testing.assert_array_equal(*ours)
 
 
 def test_it_is_kept_in_our_own_format(pair: tuple[Any, Model, Path], tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -151,6 +151,10 @@ class ImageProcessor(Processor):
         rows, columns = patch_grid(height, width, self.max_tokens)
         size = (rows * self.patch, columns * self.patch)
         return F.interpolate(pixels[None], size, mode="bicubic", antialias=True)[0]
+
+    def with_positions(self) -> ImageProcessor:
+        side = max(1, round(self.max_tokens**0.5))
+        return replace(self, positions=self.positions or LearnedPositions((side, side)))
 
     def cut(self, features: np.ndarray, rng: np.random.Generator | None = None) -> Pieces:
         """All patches, row by row; the patch at (row, column) stands at (0, row, column), class tokens at (0, 0, 0)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -300,6 +300,9 @@ class TextProcessor(Processor):
             return ids
         ids = self.cut(ids).values
         return np.pad(ids, (0, self.max_tokens - len(ids)), constant_values=self.padding)
+
+    def with_positions(self) -> TextProcessor:
+        return replace(self, positions=self.positions or self.max_tokens)
 
     def prompt(self, item: Any) -> np.ndarray:
         """(n,) int64 ids to be continued: begin and text; the end is for the model to say.

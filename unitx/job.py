@@ -24,6 +24,7 @@ from unitx.task import TaskInfo
 from unitx.tokenizer import Processor
 
 FINETUNE_RATE = 0.3  # of the rate for new models, where all of a trained one moves
+GOES_ON = ("tied", "pooling")  # options of a head that its task keeps when it is trained further
 SPM_TEXTS = 200_000  # texts that a sentencepiece vocabulary is trained on, at most
 
 
@@ -99,14 +100,16 @@ def build_job(recipe: Recipe, base: Model | None = None, fixed: Collection[str] 
 
 
 def _known(base: Model | None, name: str, kind: str, fixed: bool) -> TaskInfo:
-    """What is known of a task before its data are opened: all that a fixed head knows, and the options of a language
-    model that goes on, which may share its matrix with the tokenizer."""
+    """What is known of a task before its data are opened: all that a fixed head knows; of one that goes on, whether it
+    shares its matrix with the tokenizer, and how it was pooled; that a decoder's last token has seen the most."""
     old = base.head(name) if base is not None and name in base.tasks else None
     if old is not None and fixed:
         return old.info
-    if old is not None and old.generates and old.info.kind == kind:
-        return TaskInfo(name, kind, {}, options=dict(old.info.options))
-    return TaskInfo(name, kind, {})
+    if old is not None and old.info.kind == kind:
+        kept = {option: old.info.options[option] for option in GOES_ON if option in old.info.options}
+        return TaskInfo(name, kind, {}, options=kept)
+    decoder = base is not None and base.backbone.config.causal
+    return TaskInfo(name, kind, {}, options={"pooling": "last"} if decoder and kind == "classify" else {})
 
 
 def _extended(
@@ -263,7 +266,10 @@ def _processors(recipe: Recipe, feeds: list[Feed], base: Model | None, facts: li
         TOKENIZERS.get(modality)  # a name that is none is an error
         if modality in old:
             facts.append(f"the model keeps its own {modality} tokenizer; the recipe's options for one are not used")
-    return old | {modality: _new_processor(recipe, modality, feeds) for modality in sorted(read - set(old))}
+    new = {modality: _new_processor(recipe, modality, feeds) for modality in sorted(read - set(old))}
+    if base is not None and base.backbone.config.rotary_base is None:
+        new = {modality: processor.with_positions() for modality, processor in new.items()}
+    return old | new
 
 
 def _options(recipe: Recipe, task: TaskRecipe) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
+MODES = ("nearest-exact", "bilinear", "bicubic")
+
 
 @dataclass(frozen=True)
 class Resize:
@@ -20,7 +22,7 @@ class Resize:
     Attributes:
         size: (height, width), or (side,) for the shorter side, the other following; () to leave it.
         crop: (height, width) of the middle that is kept, on black where the picture is smaller; () for all.
-        resample: "nearest", "bilinear" or "bicubic".
+        resample: "nearest-exact", "bilinear" or "bicubic".
         pillow: whether Pillow resamples (timm), or torchvision on bytes (Hugging Face); they differ by a level or two.
 
     Raises:
@@ -35,8 +37,8 @@ class Resize:
     def __post_init__(self) -> None:
         for name in ("size", "crop"):  # lists, from JSON
             object.__setattr__(self, name, tuple(int(side) for side in getattr(self, name)))
-        if self.resample not in ("nearest", "bilinear", "bicubic"):
-            raise ValueError(f"the resampling {self.resample!r} is not supported; there are nearest, bilinear, bicubic")
+        if self.resample not in MODES:
+            raise ValueError(f"the resampling {self.resample!r} is not supported; there are {', '.join(MODES)}")
 
     @cached_property
     def _mode(self) -> InterpolationMode:

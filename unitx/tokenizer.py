@@ -55,6 +55,10 @@ class Processor:
         """All of it, in as many windows as needed; one where it fits. Not overlapping, none empty."""
         return [self.cut(features)]
 
+    def with_positions(self) -> Processor:
+        """The same for a tokenizer that learns positions, as one needs whose backbone has no rotary ones."""
+        return self
+
     def prepare(self, item: Any, rng: np.random.Generator | None = None) -> Pieces:
         """`read`, `features` and `cut` in one."""
         return self.cut(self.features(self.read(item)), rng)

@@ -18,6 +18,8 @@ from unitx.model import CONFIG, Model
 from unitx.recipe import FORMAT
 from unitx.tokenizer import Processor
 
+OF_ONE = ("backbone", "tokenizers", "heads", "frozen", "compute_dtype")  # besides the methods of `Model`
+
 
 class Towers(nn.Module):
     """Embeds items of several modalities, each by its own `Model`; a tower is a whole model, for all that models do.
@@ -33,7 +35,7 @@ class Towers(nn.Module):
         self.scale, self.bias = scale, bias
 
     def __getattr__(self, name: str) -> Any:
-        if hasattr(Model, name) and not hasattr(nn.Module, name):
+        if name in OF_ONE or (hasattr(Model, name) and not hasattr(nn.Module, name)):
             one = self.modalities[0]
             raise UnitxError(
                 f"'{name}' is a matter of one tower: take model.tower('{one}'); of a folder that unitx wrote, "

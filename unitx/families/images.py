@@ -14,7 +14,7 @@ from unitx.published import Folder, Table
 from unitx.resize import Resize
 from unitx.tokenizers.image import ImageProcessor
 
-RESAMPLE = {0: "nearest", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+RESAMPLE = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
 
 def image_processor(folder: Folder, positions: LearnedPositions, patch: int, **defaults: Any) -> ImageProcessor:
