@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers as hf
 import yaml
+from published_models import TOWERS, byte_level, drawn, seeing, small_bert
 from safetensors.torch import load_file
-from small_data import RATE, TINY, WORDS, captioned, text_rows, tiny_run, write_csv
+from small_data import RATE, TINY, WORDS, captioned, colour_folder, text_rows, tiny_run, write_csv
 
 import unitx
 from unitx.checkpoint import checkpoints
@@ -374,3 +376,60 @@ def test_the_recipe_of_a_run_that_fine_tuned_asks_for_its_base(tmp_path: Path, b
     for named in (file, file.parent):
         with pytest.raises(UnitxError, match=f"fine-tuned {base}: unitx finetune {base} {named}"):
             unitx.train(named, out=str(tmp_path / "other"), echo=False)
+
+
+def _corners(count: int, seed: int) -> list[dict[str, Any]]:
+    """Pictures with a white patch on the left or on the right, at any height: only its place tells which."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for i in range(count):
+        pixels = rng.integers(0, 60, (32, 32, 3), dtype=np.uint8)
+        row, column = 8 * int(rng.integers(4)), 24 * (i % 2)
+        pixels[row : row + 8, column : column + 8] = 255
+        rows.append({"image": pixels, "label": "right" if i % 2 else "left"})
+    return rows
+
+
+def test_a_new_modality_has_positions_where_the_backbone_has_no_rotary(tmp_path: Path):
+    small_bert(tmp_path / "base")
+    run = unitx.finetune(
+        tmp_path / "base", "image-classify", data=_corners(200, 0), test=_corners(60, 1), out=str(tmp_path / "run"),
+        steps=60, evaluations=1, lr=3e-3, batch_tokens=512, precision="fp32", workers=0, echo=False, augment="none",
+        **{"tokenizers.image": {"patch": 8, "max_tokens": 16}},
+    )  # fmt: skip
+    assert run.model.processors["image"].positions.grid == (4, 4)
+    assert run.metrics["image-classify/accuracy"] > 0.95
+
+
+def test_a_published_vision_transformer_learns_ones_own_classes(tmp_path: Path):
+    drawn(hf.ViTForImageClassification, hf.ViTConfig(**seeing(num_labels=5))).save_pretrained(tmp_path / "base")
+    given = {"data": str(colour_folder(tmp_path / "data")), "workers": 0, "echo": False, "precision": "fp32"}
+    run = unitx.finetune(
+        tmp_path / "base", "image-classify", out=str(tmp_path / "run"), steps=20, evaluations=1, lr=3e-3, **given
+    )
+    assert run.metrics["image-classify/accuracy"] > 0.8
+    again = unitx.Model.from_pretrained(run.folder, "cpu")
+    assert again.labels("image-classify") == ["blue", "green", "red"]
+    assert again.head("image-classify").options.pooling.kind == "first"  # as its own head was
+
+
+def test_a_new_classifier_on_a_decoder_asks_the_last_token(tmp_path: Path, rows: list[dict[str, Any]]):
+    config = hf.GPT2Config(vocab_size=400, n_positions=60, n_embd=32, n_layer=1, n_head=2)
+    drawn(hf.GPT2LMHeadModel, config).save_pretrained(tmp_path / "base")
+    byte_level().save_pretrained(tmp_path / "base")
+    run = unitx.finetune(
+        tmp_path / "base", "text-classify", data=rows, reads="text", out=str(tmp_path / "run"), steps=2, evaluations=1,
+        workers=0, echo=False, precision="fp32",
+    )  # fmt: skip
+    assert run.model.head("text-classify").options.pooling.kind == "last"
+
+
+def test_towers_are_trained_one_by_one(tmp_path: Path):
+    drawn(TOWERS["clip"]).save_pretrained(tmp_path / "base")
+    towers = unitx.Model.from_pretrained(tmp_path / "base", "cpu")
+    folder = towers.save_pretrained(tmp_path / "ours")
+    given = {"data": str(colour_folder(tmp_path / "data")), "workers": 0, "echo": False, "precision": "fp32"}
+    with pytest.raises(UnitxError, match="is a matter of one tower"):
+        unitx.finetune(folder, "image-classify", out=str(tmp_path / "no"), steps=1, **given)
+    run = unitx.finetune(folder / "image", "image-classify", out=str(tmp_path / "run"), steps=3, **given)
+    assert run.model.tasks == ["pooled", "image-classify"]
