@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -21,127 +19,7 @@ from unitx.media import check_whole, crop, describe, is_tensor, open_binary
 from unitx.registry import register_tokenizer
 from unitx.tokenizer import Processor, Tokenizer
 from unitx.tokens import Pieces, line_positions
-
-NONE = -1  # no such id
-SPACE = "\u2581"  # the sign that sentencepiece writes for a space in its pieces
-
-
-class ByteVocabulary:
-    """The 256 bytes of UTF-8, then begin and end of text."""
-
-    size, bos, eos = 258, 256, 257
-    byte_lengths = np.array([1] * 256 + [0, 0])
-
-    def encode(self, text: str) -> np.ndarray:
-        return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int64)
-
-    def decode(self, ids: np.ndarray) -> str:
-        return ids.astype(np.uint8).tobytes().decode(errors="replace")
-
-
-class SentencePieceVocabulary:
-    """A trained sentencepiece model (Kudo and Richardson 2018).
-
-    Raises:
-        UnitxError: the bytes are not such a model, or it has no begin or end of text.
-    """
-
-    def __init__(self, spm: bytes):
-        try:
-            self.model = model = sentencepiece.SentencePieceProcessor(model_proto=spm)
-            self.size, self.bos, self.eos = model.vocab_size(), model.bos_id(), model.eos_id()
-        except RuntimeError as error:
-            raise UnitxError("these bytes are not a sentencepiece model; give the contents of a .model file") from error
-        if not self.size or min(self.bos, self.eos) < 0:
-            raise UnitxError("the sentencepiece model has no <s> or no </s>; train it with bos_id and eos_id")
-        self.byte_lengths = np.array([self._byte_length(i) for i in range(self.size)])
-        self.space_sign = [model.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE.encode()]
-
-    def _byte_length(self, i: int) -> int:
-        if self.model.is_control(i) or self.model.is_unknown(i) or self.model.is_unused(i):
-            return 0
-        return 1 if self.model.is_byte(i) else len(self.model.id_to_piece(i).replace(SPACE, " ").encode())
-
-    def encode(self, text: str) -> np.ndarray:
-        # A space sign in the text itself would come back as a space: it is spelled in bytes.
-        first, *rest = text.split(SPACE)
-        ids = self.model.encode(first)
-        for part in rest:
-            ids += self.space_sign + self.model.encode(part)
-        return np.array(ids, dtype=np.int64)
-
-    def decode(self, ids: np.ndarray) -> str:
-        return self.model.decode(ids.tolist())
-
-
-class HuggingFaceVocabulary:
-    """A published model's tokenizer.json, read by the library that such files are for.
-
-    Raises:
-        UnitxError: the bytes are not such a file.
-    """
-
-    def __init__(self, json: bytes):
-        from tokenizers import Tokenizer as Fast
-
-        try:
-            self.fast = Fast.from_str(json.decode())
-        except Exception as error:  # the library raises plain ones
-            raise UnitxError(f"tokenizer.json cannot be read: {' '.join(str(error).split())}") from error
-        self.fast.no_truncation()
-        self.fast.no_padding()
-        whole = self.fast.encode("a")
-        inside = [i for i, special in enumerate(whole.special_tokens_mask) if not special]
-        first, last = (inside[0], inside[-1] + 1) if inside else (0, 0)
-        self.begin, self.end = whole.ids[:first], whole.ids[last:]
-        self.size = self.fast.get_vocab_size()
-        self.highest = max(self.fast.get_vocab().values(), default=0)
-        self.bos, self.eos = (self.begin or [NONE])[0], (self.end or [NONE])[-1]
-
-    @cached_property
-    def byte_lengths(self) -> np.ndarray:
-        added = self.fast.get_added_tokens_decoder()
-        kind = type(self.fast.decoder).__name__
-        return np.array([self._byte_length(i, added.get(i), kind) for i in range(self.size)])
-
-    def _byte_length(self, i: int, added: Any, decoder: str) -> int:
-        if added is not None:
-            return 0 if added.special else len(added.content.encode())
-        piece = self.fast.id_to_token(i) or ""
-        if decoder == "ByteLevel":  # which writes a byte as one character
-            return len(piece)
-        if re.fullmatch("<0x[0-9A-F]{2}>", piece):
-            return 1
-        piece = piece.removeprefix("##") if decoder == "WordPiece" else piece
-        return len(piece.replace(SPACE, " ").encode())
-
-    def encode(self, text: str) -> np.ndarray:
-        return np.array(self.fast.encode(text, add_special_tokens=False).ids, dtype=np.int64)
-
-    def encode_whole(self, text: str) -> np.ndarray:
-        """With begin and end, as the file's template puts them."""
-        return np.array(self.fast.encode(text).ids, dtype=np.int64)
-
-    def decode(self, ids: np.ndarray) -> str:
-        return self.fast.decode(ids.tolist())
-
-
-Vocabulary = ByteVocabulary | SentencePieceVocabulary | HuggingFaceVocabulary
-
-
-@lru_cache(maxsize=8)
-def _vocabulary(kind: str, spm: bytes, json: bytes) -> Vocabulary:
-    if kind == "bytes":
-        return ByteVocabulary()
-    if kind == "huggingface":
-        return HuggingFaceVocabulary(json)
-    if kind == "ids":
-        raise UnitxError("the model came without a tokenizer.json and takes ids only: 1-D integer tensors")
-    if not spm:
-        raise UnitxError(
-            "the sentencepiece vocabulary is not trained yet; fill `spm` by train_sentencepiece(texts, size)"
-        )
-    return SentencePieceVocabulary(spm)
+from unitx.vocabulary import NONE, PublishedVocabulary, Vocabulary, load_vocabulary
 
 
 @dataclass(frozen=True)
@@ -150,8 +28,8 @@ class TextProcessor(Processor):
 
     Attributes:
         max_tokens: the longest sequence, begin and end included.
-        vocabulary: "bytes" or "sentencepiece"; of published models "huggingface", or "ids" for ready ids only.
-        spm: the trained sentencepiece model, serialized (the contents of its .model file).
+        vocabulary: "bytes" or "sentencepiece"; of published models "huggingface" or "siglip", or "ids" for no text.
+        spm: the sentencepiece model, serialized (the contents of its .model file).
         json: a published model's tokenizer.json.
         ids: rows of a published model's table of token vectors, which may be more than its vocabulary's; 0 for those.
         end: ids that end a generated text, where they are others than the end in the vocabulary's template.
@@ -180,18 +58,18 @@ class TextProcessor(Processor):
 
     def __post_init__(self) -> None:
         check_whole(self, "max_tokens")
-        if self.vocabulary not in ("bytes", "sentencepiece", "huggingface", "ids"):
+        if self.vocabulary not in ("bytes", "sentencepiece", "huggingface", "siglip", "ids"):
             raise UnitxError(f"there is no vocabulary '{self.vocabulary}'; there are: bytes, sentencepiece")
 
     @property
     def vocab(self) -> Vocabulary:
-        return _vocabulary(self.vocabulary, self.spm, self.json)
+        return load_vocabulary(self.vocabulary, self.spm, self.json)
 
     @property
-    def _published(self) -> HuggingFaceVocabulary | None:
+    def _published(self) -> PublishedVocabulary | None:
         """The vocabulary where it is a published model's own."""
-        vocab = self.vocab if self.vocabulary == "huggingface" else None
-        return vocab if isinstance(vocab, HuggingFaceVocabulary) else None
+        vocab = self.vocab if self.vocabulary in ("huggingface", "siglip") else None
+        return vocab if isinstance(vocab, PublishedVocabulary) else None
 
     @property
     def vocab_size(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -14,6 +15,8 @@ from unitx.pooling import Pooling
 from unitx.positions import LearnedPositions
 from unitx.published import Blueprint, Change, Folder, Table, TowersBlueprint
 from unitx.registry import register_family
+from unitx.tokenizers.text import TextProcessor
+from unitx.vocabulary import PublishedVocabulary
 
 BLOCK, LAYER = "backbone.blocks.{i}.", "encoder.layers.{i}."
 BLOCKS: Table = {
@@ -86,9 +89,7 @@ def siglip_image(folder: Folder, config: dict[str, Any], prefix: str = "") -> Bl
 def siglip_text(folder: Folder, config: dict[str, Any], prefix: str = "") -> Blueprint:
     eps, length = config.get("layer_norm_eps", 1e-6), config.get("max_position_embeddings", 64)
     pooling = Pooling("last", steps=("dense",), width=config.get("projection_size") or config["hidden_size"])
-    text = text_processor(
-        folder, config.get("vocab_size", 32000), length, positions=length, truncate=True, padding=_padding(folder)
-    )
+    text = _siglip_processor(folder, config.get("vocab_size", 32000), length)
     table = _behind(prefix, TEXT | {f"{HEAD}steps.0": "head"})
     backbone = _backbone(config, eps, "gelu_pytorch_tanh")
     return Blueprint(backbone, {"text": text}, [embedding("text", pooling)], table, {}, IGNORED)
@@ -180,11 +181,15 @@ def _attention_pooling(dim: int) -> Part:
     return table, change
 
 
-def _padding(folder: Folder) -> int | None:
-    """The id that texts are filled up with, as they were in training."""
-    from unitx.tokenizers.text import HuggingFaceVocabulary
-
-    json, settings = folder.read_bytes("tokenizer.json"), folder.read_json("tokenizer_config.json") or {}
-    token = settings.get("pad_token")
-    token = token.get("content") if isinstance(token, dict) else token
-    return HuggingFaceVocabulary(json).fast.token_to_id(token) if json and token else None
+def _siglip_processor(folder: Folder, ids: int, length: int) -> TextProcessor:
+    """Texts are filled up to their greatest length, as they were in training; the last token is the one asked."""
+    given: dict[str, Any] = {"positions": length, "truncate": True}
+    spm, settings = folder.read_bytes("spiece.model"), folder.read_json("tokenizer_config.json") or {}
+    if spm and not folder.read_bytes("tokenizer.json"):
+        text = TextProcessor(length, vocabulary="siglip", spm=spm, ids=ids, **given)
+    else:
+        text = text_processor(folder, ids, length, **given)
+    token = settings.get("pad_token", "</s>")
+    token = token["content"] if isinstance(token, dict) else token
+    vocab = None if text.vocabulary == "ids" else text.vocab
+    return replace(text, padding=vocab.id_of(token)) if isinstance(vocab, PublishedVocabulary) else text
