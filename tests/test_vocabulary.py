@@ -22,27 +22,20 @@ from unitx.vocabulary import SiglipVocabulary
 def siglip_model(**given: int) -> bytes:
     model = BytesIO()
     lines = [text.replace("\0", "").lower() for text in CORPUS]
-    options = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1, "hard_vocab_limit": False, "minloglevel": 2, **given}
+    options = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1, "vocab_size": 300, "hard_vocab_limit": False}
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines),
-        model_writer=model,
-        vocab_size=300,
-        hard_vocab_limit=False,
-        minloglevel=2,
-        **special,
+        sentence_iterator=iter(lines), model_writer=model, minloglevel=2, **options | given
     )
     return model.getvalue()
 
 
 def clip_tokenizer() -> hf.CLIPTokenizer:
     made = fast.Tokenizer(fast.models.BPE(end_of_word_suffix="</w>"))
-    made.pre_tokenizer, made.normalizer = (
-        fast.pre_tokenizers.ByteLevel(add_prefix_space=False),
-        fast.normalizers.Lowercase(),
-    )
+    made.normalizer = fast.normalizers.Lowercase()
+    made.pre_tokenizer = fast.pre_tokenizers.ByteLevel(add_prefix_space=False)
     special = ["<|startoftext|>", "<|endoftext|>"]
     trainer = fast.trainers.BpeTrainer(
-        vocab_size=700, end_of_word_suffix="</w>", special_tokens=["<|startoftext|>", "<|endoftext|>"], show_progress=False
+        vocab_size=700, end_of_word_suffix="</w>", special_tokens=special, show_progress=False
     )
     made.train_from_iterator(CORPUS, trainer)
     model = json.loads(made.to_str())["model"]
