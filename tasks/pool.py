@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from unitx.backbone import Linear
@@ -32,6 +33,8 @@ class Pool(Task):
             dense: a linear map and tanh follow (BERT's pooler).
             prompts: name → what is put before a text, as "query: ".
             default_prompt_name: of the one that is put before every text where no other is asked for.
+            normalize: vectors get unit length (sentence-transformers' Normalize).
+            similarity_fn_name: how its vectors are compared, in sentence-transformers' words.
 
         Raises:
             UnitxError: there is no such pooling.
@@ -41,6 +44,8 @@ class Pool(Task):
         dense: bool = False
         prompts: dict[str, str] = field(default_factory=dict)
         default_prompt_name: str | None = None
+        normalize: bool = False
+        similarity_fn_name: str = "cosine"
 
         def __post_init__(self) -> None:
             if self.pooling not in POOLINGS:
@@ -66,4 +71,5 @@ class Pool(Task):
             place = offsets[:-1] if self.options.pooling == "first" else offsets[1:] - 1
             found = tokens.vectors.index_select(0, place)
         found = found.index_select(0, rows)
-        return torch.tanh(self.dense(found)).float() if self.options.dense else found.float()
+        found = torch.tanh(self.dense(found)).float() if self.options.dense else found.float()
+        return F.normalize(found, dim=-1) if self.options.normalize else found
