@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ from unitx.errors import UnitxError
 from unitx.registry import FAMILIES
 from unitx.task import TaskInfo
 from unitx.tokenizer import Processor
+
+if TYPE_CHECKING:
+    from unitx.adapters import Adapter
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.pth", "pytorch_model.pt")
@@ -53,12 +56,16 @@ class Blueprint:
 class Folder:
     """A published model's folder: its configuration, its files, its tensors, which are read one by one.
 
+    Args:
+        above: an adapter's folder, whose tokenizer, pooling and other files go before those of the base.
+
     Raises:
         UnitxError: no safetensors, a damaged file, or an index that names files outside the folder.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any]):
+    def __init__(self, path: Path, config: dict[str, Any], above: Path | None = None):
         self.path, self.config = path, config
+        self.places = [path] if above is None else [above, path]
         self.files = _tensor_files(path)
 
     @property
@@ -67,7 +74,7 @@ class Folder:
 
     def read_bytes(self, name: str) -> bytes:
         """A file of the folder; nothing where it lacks it."""
-        return (self.path / name).read_bytes() if (self.path / name).is_file() else b""
+        return next(((place / name).read_bytes() for place in self.places if (place / name).is_file()), b"")
 
     def read_json(self, name: str) -> Any:
         """A JSON file of the folder; None where it lacks it."""
@@ -83,6 +90,12 @@ class Folder:
             with safe_open(self.files[name], "pt") as file:
                 found.append(file.get_tensor(name))
         return found
+
+
+def transposed(leaf: str, tensors: list[Tensor]) -> Tensor:
+    """A linear map that is stored as (in, out)."""
+    (value,) = tensors
+    return value.T if leaf == "weight" else value
 
 
 def is_published(config: dict[str, Any]) -> bool:
@@ -112,8 +125,11 @@ def read_blueprint(folder: Folder) -> Blueprint:
         raise UnitxError(f"{folder.path / 'config.json'}: {error}") from error
 
 
-def load_published(path: Path, config: dict[str, Any]) -> Any:
+def load_published(folder: Folder, adapter: Adapter | None = None) -> Any:
     """The model in a published model's folder.
+
+    Args:
+        adapter: of LoRA, which becomes part of the tensors as they are read, before any are joined or turned.
 
     Raises:
         UnitxError: the family is not known, a tensor is missing, left over, or of another shape; names it.
@@ -122,8 +138,9 @@ def load_published(path: Path, config: dict[str, Any]) -> Any:
 
     from unitx.model import Model
 
-    folder = Folder(path, config)
+    path = folder.path
     plan = read_blueprint(folder)
+    adapter = None if adapter is None else adapter.renamed(lambda name: _bare(name, plan.prefixes))
     with init_empty_weights(include_buffers=False):
         model = Model(plan.backbone, plan.processors, plan.tasks)
     model.tie()
@@ -139,23 +156,26 @@ def load_published(path: Path, config: dict[str, Any]) -> Any:
             if one not in theirs:
                 raise UnitxError(f"{path} lacks the tensor '{one}' ({name})")
         used.update(wanted)
+        # Before what is read: what is freed after it then leaves no holes in memory.
+        state[name] = torch.empty(ours.shape)
         tensors = folder.tensors(theirs[one] for one in wanted)
-        try:
-            state[name] = _made(name, tensors, plan)
-            fits = state[name].shape == ours.shape
-        except RuntimeError:  # halves of heads that do not come out even
-            fits = False
-        if not fits:
+        if adapter is not None and name not in tied.values():  # a table that two share would change for both
+            turned = plan.change.get(_place(name)[0]) is transposed
+            tensors = [adapter.adapted(one, t, turned) for one, t in zip(wanted, tensors, strict=True)]
+        if not _filled(state[name], name, tensors, plan):
             raise UnitxError(
                 f"{path}: '{wanted[0]}' is {tuple(tensors[0].shape)}, which does not give the {tuple(ours.shape)} that "
                 "config.json asks for: they are not of one model"
             )
+        del tensors
     left = sorted(name for bare, name in theirs.items() if bare not in used and not re.search(plan.ignored, bare))
     if left:
         raise UnitxError(
-            f"{path} holds tensors that a '{config['model_type']}' model has no use for: {left[:5]}; "
+            f"{path} holds tensors that a '{folder.config['model_type']}' model has no use for: {left[:5]}; "
             "if they are a head, save the model without it (model.base_model.save_pretrained)"
         )
+    if adapter is not None:
+        adapter.check_used()
     model.load_state_dict(state | {name: state[first] for name, first in tied.items()}, assign=True)
     model.tie()
     return model
@@ -183,12 +203,18 @@ def _sources(name: str, table: Table) -> list[str]:
     return [f"{one.replace(LAYER, number)}.{leaf}" for one in names]
 
 
-def _made(name: str, tensors: list[Tensor], plan: Blueprint) -> Tensor:
+def _filled(place: Tensor, name: str, tensors: list[Tensor], plan: Blueprint) -> bool:
+    """Write what one of our tensors is made of theirs into its place; False where it does not fit there."""
     module, _, leaf = _place(name)
     change = plan.change.get(module)
-    value = change(leaf, tensors) if change else torch.cat(tensors) if len(tensors) > 1 else tensors[0]
-    # A copy in any case: a tensor as it is read lives in the file.
-    return value.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    try:
+        made = change(leaf, tensors) if change else torch.cat(tensors) if len(tensors) > 1 else tensors[0]
+    except RuntimeError:  # halves of heads that do not come out even
+        return False
+    if made.shape != place.shape:
+        return False
+    place.copy_(made)
+    return True
 
 
 def _parsed(file: Path, data: bytes) -> Any:

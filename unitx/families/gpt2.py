@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from unitx.config import BackboneConfig
-from unitx.families.common import activation, ends, language_model, text_processor, transposed, unchanged
-from unitx.published import Blueprint, Folder, Table
+from unitx.families.common import activation, ends, language_model, text_processor, unchanged
+from unitx.published import Blueprint, Folder, Table, transposed
 from unitx.registry import register_family
 
 TABLE: Table = {
