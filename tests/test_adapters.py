@@ -347,8 +347,12 @@ def test_an_adapter_cannot_be_written_without_its_base(base: Path, tmp_path: Pat
     other = small_model(CLASSES, SPACE, seed=1).save_pretrained(tmp_path / "other")
     with pytest.raises(UnitxError, match=r"other is not what the adapters are for: its backbone\.\S+ is another"):
         turned(base).save_adapter(tmp_path / "adapter", other)
+    with pytest.raises(UnitxError, match="base holds a whole model: name another folder"):
+        turned(base).save_adapter(base)
     assert not (tmp_path / "adapter").exists()
-    turned(base).save_adapter(tmp_path / "adapter", base)
+    folder = turned(base).save_adapter(tmp_path / "adapter", base)
+    with pytest.raises(UnitxError, match="holds an adapter: name another folder"):
+        turned(base).save_pretrained(folder)
 
 
 def test_an_adapter_of_ours_that_was_changed_is_refused(base: Path, tmp_path: Path) -> None:

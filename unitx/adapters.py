@@ -292,39 +292,53 @@ def save_adapter(model: Model, folder: str | Path, base: str | Path | None = Non
         base: a folder or id that `Model.from_pretrained` takes; by default where the model was loaded from.
 
     Raises:
-        UnitxError: the model has no adapters, or the base is missing, or has another backbone.
+        UnitxError: the model has no adapters, the base is missing or has another backbone, or the folder holds a model.
     """
     from safetensors.torch import save_file
 
-    from unitx.model import Model
+    from unitx.model import CONFIG, WEIGHTS
 
+    folder = Path(folder).expanduser()
     named = str(base or model.name_or_path or "")
     if not has_lora(model.backbone):
         raise UnitxError("the model has no adapters (add_adapters, --tune lora): use save_pretrained")
+    if (folder / WEIGHTS).exists():
+        raise UnitxError(f"{folder} holds a whole model: name another folder")
     if not named:
         raise UnitxError("the model was not loaded from a folder: say what its adapters are for, base=")
-    before = _plain(Model.from_pretrained(named, "cpu"))
-    after = {name: value.detach().cpu().contiguous() for name, value in _plain(model).items()}
-    others = {name for name, value in after.items() if name not in before or not torch.equal(before[name], value)}
-    if moved := sorted(name for name in others if name.startswith("backbone.")):
-        raise UnitxError(f"{named} is not what the adapters are for: its {moved[0]} is another; name the base, base=")
-    modules = sorted({".".join(name.split(".")[:2]) for name in others})  # heads.NAME, tokenizers.MODALITY
-    tensors = {name: value for name, value in after.items() if name.startswith(tuple(f"{m}." for m in modules))}
+    tensors = _trained_whole(model, named)
+    modules = sorted({".".join(name.split(".")[:2]) for name in tensors})
     for name, module in model.named_modules():
         if isinstance(module, LoRA):
             for half in ("lora_A", "lora_B"):
                 tensors[f"{name}.{half}.weight"] = getattr(module, half).detach().cpu().contiguous()
     files = {
         ADAPTER_CONFIG: json.dumps(_peft_config(named, modules), indent=2).encode(),
-        "config.json": json.dumps(model.get_config(), indent=2, ensure_ascii=False).encode(),
+        CONFIG: json.dumps(model.get_config(), indent=2, ensure_ascii=False).encode(),
         **model.own_files(),
     }
-    folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     save_file({PREFIX + name: value for name, value in tensors.items()}, folder / ADAPTER_WEIGHTS, {"format": "pt"})
     for name, data in files.items():
         (folder / name).write_bytes(data)
     return folder
+
+
+def _trained_whole(model: Model, base: str) -> dict[str, Tensor]:
+    """The tensors of every head (heads.NAME) and tokenizer (tokenizers.MODALITY) that the base has not, or otherwise.
+
+    Raises:
+        UnitxError: the base is missing, or has another backbone.
+    """
+    from unitx.model import Model
+
+    before = _plain(Model.from_pretrained(base, "cpu"))
+    after = {name: value.detach().cpu().contiguous() for name, value in _plain(model).items()}
+    others = {name for name, value in after.items() if name not in before or not torch.equal(before[name], value)}
+    if moved := sorted(name for name in others if name.startswith("backbone.")):
+        raise UnitxError(f"{base} is not what the adapters are for: its {moved[0]} is another; name the base, base=")
+    modules = tuple({".".join(name.split(".")[:2]) + "." for name in others})
+    return {name: value for name, value in after.items() if name.startswith(modules)}
 
 
 def _peft_config(base: str, modules: list[str]) -> dict[str, Any]:

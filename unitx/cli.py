@@ -361,7 +361,7 @@ def _convert(arguments: argparse.Namespace) -> None:
 
     out = Path(arguments.out).expanduser()
     check_writable(out, str(out))
-    if (out / "config.json").exists():
+    if (out / "config.json").exists() or (out / "adapter_config.json").exists():
         raise UnitxError(f"{out} already holds a model: name another folder")
     from unitx.lora import merge_lora
 

@@ -222,10 +222,15 @@ class Model(nn.Module):
 
         Args:
             dtype: of the floating-point weights in the file; they are float32 again when loaded.
+
+        Raises:
+            UnitxError: the folder holds an adapter, as which it would go on to be read.
         """
         from safetensors.torch import save_file
 
         folder = Path(folder).expanduser()
+        if adapters.is_adapter(folder):
+            raise UnitxError(f"{folder} holds an adapter: name another folder")
         folder.mkdir(parents=True, exist_ok=True)
         tied = self.tied()
         weights = {name: _stored(value, dtype) for name, value in self.state_dict().items() if name not in tied}

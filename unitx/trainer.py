@@ -334,13 +334,12 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         best = Model.from_pretrained(self.folder, self.accelerator.device)
         self.accelerator.wait_for_everyone()
-        if has_lora(best.backbone):
+        if has_lora(best.backbone) and self.recipe.tune == "lora" and self.main:
+            best.save_adapter(self.folder / "adapter", self.job.resolved["base"])
+        if has_lora(best.backbone) and not best.frozen:
+            merge_lora(best.backbone)
             if self.main:
-                best.save_adapter(self.folder / "adapter", self.job.resolved["base"])
-            if not best.frozen:
-                merge_lora(best.backbone)
-                if self.main:
-                    best.save_pretrained(self.folder / "model")
+                best.save_pretrained(self.folder / "model")
         scores = self.folder / "model" / "scores.json"
         metrics = json.loads(scores.read_text("utf-8")) if scores.is_file() else {}
         return Run(self.folder, best, metrics, history)
