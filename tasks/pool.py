@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from unitx.errors import UnitxError
@@ -29,6 +30,8 @@ class Pool(Task):
             pooling: the name of a kind, or the fields of `Pooling`.
             prompts: name → what is put before a text, as "query: ".
             default_prompt_name: of the one that is put before every text where no other is asked for.
+            normalize: vectors get unit length (sentence-transformers' Normalize).
+            similarity_fn_name: how its vectors are compared, in sentence-transformers' words.
 
         Raises:
             UnitxError: there is no such pooling.
@@ -37,6 +40,8 @@ class Pool(Task):
         pooling: Pooling = field(default_factory=Pooling)
         prompts: dict[str, str] = field(default_factory=dict)
         default_prompt_name: str | None = None
+        normalize: bool = False
+        similarity_fn_name: str = "cosine"
 
         def __post_init__(self) -> None:
             object.__setattr__(self, "pooling", Pooling.parse(self.pooling))
@@ -59,4 +64,5 @@ class Pool(Task):
 
     def outputs(self, tokens: Tokens, rows: Tensor) -> Tensor:
         """(n, width) float32."""
-        return self.pooler(tokens).index_select(0, rows).float()
+        found = self.pooler(tokens).index_select(0, rows).float()
+        return F.normalize(found, dim=-1) if self.options.normalize else found

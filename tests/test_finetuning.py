@@ -115,7 +115,7 @@ def test_frozen_text_gives_what_it_gave(tmp_path: Path, base: Path, rows: list[d
 
 def changed_up(model: Model) -> bool:
     """Whether adapters learned anything."""
-    return any(p.abs().max() > 0 for name, p in model.backbone.named_parameters() if name.endswith(".up"))
+    return any(p.abs().max() > 0 for name, p in model.backbone.named_parameters() if name.endswith(".lora_B"))
 
 
 def test_an_old_head_of_a_frozen_modality_is_not_trained_anew(tmp_path: Path, base: Path, rows: list[dict[str, Any]]):

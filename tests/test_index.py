@@ -277,7 +277,7 @@ def test_a_modality_taught_beside_a_frozen_one_leaves_its_index_valid(model: Mod
         for part in (model.tokenizers["audio"], model.heads["same"].norms["audio"]):
             for weight in part.parameters():
                 weight.add_(1.0)
-        model.backbone.blocks[0].mlp.up.up.add_(1.0)
+        model.backbone.blocks[0].mlp.up.lora_B.add_(1.0)
     assert counts(Index(path).add(model, photos, "image")) == (0, 0, 6, 0, 0)
     noise = np.random.default_rng(0).standard_normal(8_000).astype(np.float32)
     found = Index(path).search(model, (noise, 16_000), top=6)

@@ -36,7 +36,7 @@ def states(model: Model) -> list[torch.Tensor]:
 def turn_adapters(model: Model, amount: float = 0.3) -> None:
     for module in model.modules():
         if isinstance(module, LoRA):
-            torch.nn.init.normal_(module.up, std=amount)
+            torch.nn.init.normal_(module.lora_B, std=amount)
 
 
 def test_new_adapters_change_nothing():
@@ -52,7 +52,7 @@ def test_only_adapters_of_the_backbone_train():
     model = small_model()
     add_lora(model.backbone)
     free = {name.rsplit(".", 1)[1] for name, p in model.backbone.named_parameters() if p.requires_grad}
-    assert free == {"up", "down"}
+    assert free == {"lora_A", "lora_B"}
 
 
 def test_merged_weights_equal_the_adapters():
@@ -78,7 +78,7 @@ def test_the_change_is_of_low_rank_and_scaled_by_two():
     adapter = model.backbone.blocks[0].mlp.up
     change = adapter.merged().weight.detach() - before
     assert torch.linalg.matrix_rank(change, rtol=1e-4) == 8
-    assert torch.allclose(change, 2 * adapter.up.detach() @ adapter.down.detach(), atol=1e-6)
+    assert torch.allclose(change, 2 * adapter.lora_B.detach() @ adapter.lora_A.detach(), atol=1e-6)
 
 
 @pytest.mark.parametrize(("frozen", "unchanged"), [([], []), (["text"], [0]), (["image"], [1]),

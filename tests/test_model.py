@@ -228,7 +228,7 @@ def test_adapters_are_saved_and_loaded(frozen: list[str], tmp_path: Path) -> Non
     model.add_adapters(frozen)
     np.testing.assert_array_equal(model.embed(ITEMS), before)
     for name, p in model.backbone.named_parameters():
-        if name.endswith(".up"):
+        if name.endswith(".lora_B"):
             torch.nn.init.normal_(p.data)
     changed = np.abs(model.embed(ITEMS) - before).max(1) > 1e-3
     assert changed.tolist() == ["text" not in frozen, True, True, True]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from unitx.registry import register_task as register_task
     from unitx.registry import register_tokenizer as register_tokenizer
     from unitx.report import evaluate as evaluate
+    from unitx.sentence_encoder import SentenceEncoder as SentenceEncoder
     from unitx.trainer import Run as Run
     from unitx.training import finetune as finetune
     from unitx.training import resume as resume
@@ -34,6 +35,7 @@ _HOMES = {
     "Model": "model",
     "Recipe": "recipe",
     "Run": "trainer",
+    "SentenceEncoder": "sentence_encoder",
     "evaluate": "report",
     "finetune": "training",
     "import_plugin": "registry",

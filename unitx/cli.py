@@ -361,9 +361,13 @@ def _convert(arguments: argparse.Namespace) -> None:
 
     out = Path(arguments.out).expanduser()
     check_writable(out, str(out))
-    if (out / "config.json").exists():
+    if (out / "config.json").exists() or (out / "adapter_config.json").exists():
         raise UnitxError(f"{out} already holds a model: name another folder")
+    from unitx.lora import merge_lora
+
     model = _load(arguments)
+    if not model.frozen:  # what is frozen passes the adapters by, and they stay apart
+        merge_lora(model.backbone)
     model.save_pretrained(out)
     size, heads = sum(p.numel() for p in model.parameters()), ", ".join(model.tasks) or "none"
     print(f"{size / 1e6:.1f} M parameters, reads {', '.join(model.modalities)}, heads: {heads}")

@@ -25,19 +25,19 @@ class LoRA(nn.Module):
     def __init__(self, base: Linear):
         super().__init__()
         self.base = base.requires_grad_(False)
-        self.down = nn.Parameter(torch.randn(RANK, base.in_features) * base.in_features**-0.5)
-        self.up = nn.Parameter(torch.zeros(base.out_features, RANK))
+        self.lora_A = nn.Parameter(torch.randn(RANK, base.in_features) * base.in_features**-0.5)
+        self.lora_B = nn.Parameter(torch.zeros(base.out_features, RANK))
         self.scale = ALPHA / RANK
         self.gate: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        change = F.linear(F.linear(x, self.down.to(x.dtype)), self.up.to(x.dtype)) * self.scale
+        change = F.linear(F.linear(x, self.lora_A.to(x.dtype)), self.lora_B.to(x.dtype)) * self.scale
         return self.base(x) + (change if self.gate is None else change * self.gate.to(x.dtype))
 
     @torch.no_grad()
     def merged(self) -> Linear:
         """The one linear map that is equal to both together."""
-        self.base.weight += self.scale * self.up @ self.down
+        self.base.weight += self.scale * self.lora_B @ self.lora_A
         return self.base.requires_grad_(True)
 
 
@@ -47,8 +47,8 @@ def add_lora(backbone: Backbone) -> None:
     for module, name in _linears(backbone):
         linear = getattr(module, name)
         adapter = linear if isinstance(linear, LoRA) else LoRA(linear).to(linear.weight.device)
-        adapter.down.requires_grad_(True)
-        adapter.up.requires_grad_(True)
+        adapter.lora_A.requires_grad_(True)
+        adapter.lora_B.requires_grad_(True)
         setattr(module, name, adapter)
 
 

@@ -12,12 +12,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from unitx import embedding, generation
+from unitx import adapters, embedding, generation
 from unitx.backbone import Backbone
 from unitx.config import BackboneConfig
 from unitx.errors import UnitxError
 from unitx.lora import add_lora, gated, has_lora
-from unitx.published import is_published, load_published
+from unitx.published import Folder, is_published, load_published
 from unitx.recipe import FORMAT, from_dict
 from unitx.registry import TASKS, TOKENIZERS
 from unitx.task import Task, TaskInfo
@@ -39,12 +39,14 @@ class Model(nn.Module):
     Attributes:
         compute_dtype: of the activations; weights stay float32.
         frozen: modalities that the backbone's adapters (`add_adapters`) leave exactly as they were.
+        name_or_path: what it was loaded from.
     """
 
     def __init__(self, backbone: BackboneConfig, processors: dict[str, Processor], tasks: Iterable[TaskInfo]):
         super().__init__()
         self.compute_dtype = torch.float32
         self.frozen: list[str] = []
+        self.name_or_path: str | None = None  # the name under which peft looks for it
         self.backbone = Backbone(backbone)
         self.tokenizers, self.heads = nn.ModuleDict(), nn.ModuleDict()
         for modality in sorted(processors):
@@ -57,6 +59,7 @@ class Model(nn.Module):
     predict = embedding.predict
     predict_proba = embedding.predict_proba
     generate = generation.generate
+    save_adapter = adapters.save_adapter
 
     @property
     def modalities(self) -> list[str]:
@@ -220,14 +223,19 @@ class Model(nn.Module):
 
         Args:
             dtype: of the floating-point weights in the file; they are float32 again when loaded.
+
+        Raises:
+            UnitxError: the folder holds an adapter, as which it would go on to be read.
         """
         from safetensors.torch import save_file
 
         folder = Path(folder).expanduser()
+        if adapters.is_adapter(folder):
+            raise UnitxError(f"{folder} holds an adapter: name another folder")
         folder.mkdir(parents=True, exist_ok=True)
         tied = self.tied()
         weights = {name: _stored(value, dtype) for name, value in self.state_dict().items() if name not in tied}
-        config = json.dumps(self.config(), indent=2, ensure_ascii=False) + "\n"
+        config = json.dumps(self.get_config(), indent=2, ensure_ascii=False) + "\n"
         # Written beside and put in place, so that a crash leaves the model that was there before.
         save_file(weights, folder / f".{WEIGHTS}", metadata={"format": "pt"})
         written = {WEIGHTS: None, CONFIG: config.encode(), **self.own_files()}
@@ -264,7 +272,7 @@ class Model(nn.Module):
         for task in self.tasks:
             self.head(task).share(self.tokenizers)
 
-    def config(self) -> dict[str, Any]:
+    def get_config(self) -> dict[str, Any]:
         """What `config.json` holds: all but weights and the tokenizers' own files."""
         tokenizers = {}
         for modality, processor in self.processors.items():
@@ -296,7 +304,7 @@ class Model(nn.Module):
 
         Args:
             source: a model's folder, a run's folder, the name of a model that comes along, or a hub id; or a
-                Hugging Face folder of a family that `unitx/families/` knows.
+                Hugging Face folder of a family that `unitx/families/` knows; or a LoRA adapter's folder on one of them.
             device: where to; by default CUDA where there is one.
             hub: `revision`, `token`, `cache_dir`, `local_files_only` for a hub id.
 
@@ -308,30 +316,22 @@ class Model(nn.Module):
 
         folder = locate(source, **hub)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        config = _read_config(folder)
-        if is_published(config):
-            return cast(Model, load_published(folder, config).to(device).eval())
-        if "towers" in config:
+        if adapters.is_adapter(folder):
+            model = cast(Model, adapters.load_adapter(folder, **hub))
+        elif is_published(config := read_config(folder)):
+            model = cast(Model, load_published(Folder(folder, config)))
+        elif "towers" in config:
             from unitx.towers import Towers
 
             towers = {modality: cls.from_pretrained(folder / modality, device) for modality in config["towers"]}
-            return cast(Model, Towers(towers, config["scale"], config["bias"]).to(device).eval())
-        processors = {}
-        for modality, entry in config["tokenizers"].items():
-            kind = TOKENIZERS.get(modality, entry["file"]).Processor
-            read = {name: _read_own(folder / f"{modality}.{name}") for name in entry["own"]}
-            processors[modality] = from_dict(kind, _tuples(entry["options"]) | read, f"{folder / CONFIG}: {modality}")
-        infos = []
-        for entry in config["tasks"]:
-            TASKS.get(entry["kind"], entry.pop("file"))
-            infos.append(from_dict(TaskInfo, entry, f"{folder / CONFIG}: tasks"))
-        try:
-            model = cls(BackboneConfig(**config["backbone"]), processors, infos)
-            if "adapters" in config:
-                model.add_adapters(**config["adapters"])
-            model.load_weights(folder)
-        except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
-            raise UnitxError(f"{folder} cannot be loaded: {' '.join(str(error).split())[:500]}") from error
+            model = cast(Model, Towers(towers, config["scale"], config["bias"]))
+        else:
+            model = build_model(folder, config)
+            try:
+                model.load_weights(folder)
+            except (SafetensorError, RuntimeError) as error:
+                raise _not_loaded(folder, error) from error
+        model.name_or_path = str(source)
         return model.to(device).eval()
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
@@ -347,6 +347,34 @@ class Model(nn.Module):
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload a unitx model"))
 
 
+def build_model(folder: Path, config: dict[str, Any]) -> Model:
+    """The model that the config.json of a folder describes, with new weights.
+
+    Raises:
+        UnitxError: a file is missing, or a modality or task lives in a file that was not imported.
+    """
+    processors = {}
+    for modality, entry in config["tokenizers"].items():
+        kind = TOKENIZERS.get(modality, entry["file"]).Processor
+        read = {name: _read_own(folder / f"{modality}.{name}") for name in entry["own"]}
+        processors[modality] = from_dict(kind, _tuples(entry["options"]) | read, f"{folder / CONFIG}: {modality}")
+    infos = []
+    for entry in config["tasks"]:
+        TASKS.get(entry["kind"], entry.pop("file"))
+        infos.append(from_dict(TaskInfo, entry, f"{folder / CONFIG}: tasks"))
+    try:
+        model = Model(BackboneConfig(**config["backbone"]), processors, infos)
+        if "adapters" in config:
+            model.add_adapters(**config["adapters"])
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise _not_loaded(folder, error) from error
+    return model
+
+
+def _not_loaded(folder: Path, error: Exception) -> UnitxError:
+    return UnitxError(f"{folder} cannot be loaded: {' '.join(str(error).split())[:500]}")
+
+
 def shipped_models() -> list[str]:
     """The names of the models that come along."""
     home = files("unitx") / "models"
@@ -357,7 +385,7 @@ def locate(source: str | Path, **hub: Any) -> Path:
     """The folder of a model: as given, `model/` in a run's folder, one that comes along, or downloaded from the hub."""
     path = Path(source).expanduser()
     for folder in (path, path / "model"):
-        if (folder / CONFIG).is_file():
+        if (folder / CONFIG).is_file() or adapters.is_adapter(folder):
             return folder
     shipped = files("unitx") / "models" / str(source)
     if "/" not in str(source) and (shipped / CONFIG).is_file():
@@ -377,7 +405,15 @@ def locate(source: str | Path, **hub: Any) -> Path:
         ) from error
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path, weights: bool = True) -> dict[str, Any]:
+    """The config.json of a model's folder, ours or Hugging Face's.
+
+    Args:
+        weights: whether those of a model of ours must stand beside it; an adapter's folder has others.
+
+    Raises:
+        UnitxError: a file is missing, broken, or of another format.
+    """
     _check_there(folder / CONFIG)
     try:
         config = json.loads((folder / CONFIG).read_text("utf-8"))
@@ -386,7 +422,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
     found = config if isinstance(config, dict) else {}
     if is_published(found) or (found.get("format") == FORMAT and "towers" in found):
         return found
-    _check_there(folder / WEIGHTS)
+    if weights:
+        _check_there(folder / WEIGHTS)
     lacks = [name for name in ("backbone", "tokenizers", "tasks") if name not in found]
     if found.get("format") != FORMAT and ("format" in found or not lacks):  # another version may have other fields
         raise UnitxError(

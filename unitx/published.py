@@ -24,6 +24,7 @@ from unitx.task import TaskInfo
 from unitx.tokenizer import Processor
 
 if TYPE_CHECKING:
+    from unitx.adapters import Adapter
     from unitx.model import Model
     from unitx.towers import Towers
 
@@ -74,31 +75,33 @@ class Folder:
     Attributes:
         names: what a tensor is called in tables → its name in the files.
 
+    Args:
+        above: an adapter's folder, whose tokenizer, pooling and other files go before those of the base.
+
     Raises:
         UnitxError: no safetensors, a damaged file, or an index that names files outside the folder.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any]):
+    def __init__(self, path: Path, config: dict[str, Any], above: Path | None = None):
         self.path, self.config = path, config
+        self.places = [path] if above is None else [above, path]
         self.files = _tensor_files(path)
-        self.names: dict[str, str] = {}
         self.leave_off()
 
     def leave_off(self, *prefixes: str) -> None:
-        """Let tables leave off what names begin with where a head stands on the model, "bert.". Norms of old
-        checkpoints have other leaves."""
-        for name in self.files:
-            bare = name
-            for prefix in prefixes:
-                bare = bare.removeprefix(prefix)
-            self.names.pop(name, None)
-            for old, new in (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")):
-                bare = bare.replace(old, new)
-            self.names[bare] = name
+        """Let tables leave off what names begin with where a head stands on the model, "bert."."""
+        self._prefixes = prefixes
+        self.names = {self.bare(name): name for name in self.files}
+
+    def bare(self, name: str) -> str:
+        """What a tensor is called in tables; norms of old checkpoints have other leaves."""
+        for prefix in self._prefixes:
+            name = name.removeprefix(prefix)
+        return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
     def read_bytes(self, name: str) -> bytes:
         """A file of the folder; nothing where it lacks it."""
-        return (self.path / name).read_bytes() if (self.path / name).is_file() else b""
+        return next(((place / name).read_bytes() for place in self.places if (place / name).is_file()), b"")
 
     def read_json(self, name: str) -> Any:
         """A JSON file of the folder; None where it lacks it."""
@@ -140,6 +143,12 @@ class Folder:
         return found
 
 
+def transposed(leaf: str, tensors: list[Tensor]) -> Tensor:
+    """A linear map that is stored as (in, out)."""
+    (value,) = tensors
+    return value.T if leaf == "weight" else value
+
+
 def is_published(config: dict[str, Any]) -> bool:
     """Whether a config.json is one of Hugging Face's or timm's."""
     return ("model_type" in config or "architecture" in config) and "backbone" not in config
@@ -168,29 +177,34 @@ def read_blueprint(folder: Folder) -> Blueprint | TowersBlueprint:
         raise UnitxError(f"{folder.path / 'config.json'}: {error}") from error
 
 
-def load_published(path: Path, config: dict[str, Any]) -> Model | Towers:
+def load_published(folder: Folder, adapter: Adapter | None = None) -> Model | Towers:
     """The model in a published model's folder.
+
+    Args:
+        adapter: of LoRA, which becomes part of the tensors as they are read, before any are joined or turned.
 
     Raises:
         UnitxError: the family is not known, a tensor is missing, left over, or of another shape; names it.
     """
     from unitx.towers import Towers
 
-    folder = Folder(path, config)
     plan = read_blueprint(folder)
+    plans = [plan] if isinstance(plan, Blueprint) else list(plan.towers.values())
+    adapter = None if adapter is None else adapter.renamed(folder.bare)
+    used: set[str] = set()
+    models = [_load(folder, one, adapter, used) for one in plans]
+    if isinstance(plan, TowersBlueprint):
+        used |= {plan.scale, plan.bias}
+    _check_all_used(folder, used, [one.ignored for one in plans])
+    if adapter is not None:
+        adapter.check_used()
     if isinstance(plan, Blueprint):
-        used: set[str] = set()
-        model = _load(folder, plan, used)
-        _check_all_used(folder, used, [plan.ignored])
-        return model
-    used = {name for name in (plan.scale, plan.bias) if name}
-    towers = {modality: _load(folder, of_tower, used) for modality, of_tower in plan.towers.items()}
-    _check_all_used(folder, used, [of_tower.ignored for of_tower in plan.towers.values()])
-    scale = folder.number(plan.scale)
-    return Towers(towers, math.exp(scale), folder.number(plan.bias) if plan.bias else 0.0)
+        return models[0]
+    towers = dict(zip(plan.towers, models, strict=True))
+    return Towers(towers, math.exp(folder.number(plan.scale)), folder.number(plan.bias) if plan.bias else 0.0)
 
 
-def _load(folder: Folder, plan: Blueprint, used: set[str]) -> Model:
+def _load(folder: Folder, plan: Blueprint, adapter: Adapter | None, used: set[str]) -> Model:
     """The model of a plan; adds the names of the tensors that it is made of to `used`."""
     from accelerate import init_empty_weights
 
@@ -210,17 +224,18 @@ def _load(folder: Folder, plan: Blueprint, used: set[str]) -> Model:
             if one not in folder.names:
                 raise UnitxError(f"{path} lacks the tensor '{one}' ({name})")
         used.update(wanted)
+        # Before what is read: what is freed after it then leaves no holes in memory.
+        state[name] = torch.empty(ours.shape)
         tensors = folder.tensors(wanted)
-        try:
-            state[name] = _made(name, tensors, plan)
-            fits = state[name].shape == ours.shape
-        except RuntimeError:  # halves of heads that do not come out even
-            fits = False
-        if not fits:
+        if adapter is not None and name not in tied.values():  # a table that two share would change for both
+            turned = plan.change.get(_place(name)[0]) is transposed
+            tensors = [adapter.adapted(one, t, turned) for one, t in zip(wanted, tensors, strict=True)]
+        if not _filled(state[name], name, tensors, plan):
             raise UnitxError(
                 f"{path}: '{wanted[0]}' is {tuple(tensors[0].shape)}, which does not give the {tuple(ours.shape)} that "
                 "config.json asks for: they are not of one model"
             )
+        del tensors
     model.load_state_dict(state | {name: state[first] for name, first in tied.items()}, assign=True)
     model.tie()
     return model
@@ -251,15 +266,21 @@ def _sources(name: str, table: Table) -> list[str]:
     return [one.replace(LAYER, number) + ("" if whole in table else f".{leaf}") for one in names]
 
 
-def _made(name: str, tensors: list[Tensor], plan: Blueprint) -> Tensor:
+def _filled(place: Tensor, name: str, tensors: list[Tensor], plan: Blueprint) -> bool:
+    """Write what one of our tensors is made of theirs into its place; False where it does not fit there."""
     module, _, leaf = _place(name)
     change = plan.change.get(f"{module}.{leaf}", plan.change.get(module))
-    if change:  # which may add, and in half precision would not as the original does
-        value = change(leaf, [tensor.float() for tensor in tensors])
-    else:
-        value = torch.cat(tensors) if len(tensors) > 1 else tensors[0]
-    # A copy in any case: a tensor as it is read lives in the file.
-    return value.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    try:
+        if change:  # which may add, and in half precision would not as the original does
+            made = change(leaf, [tensor.float() for tensor in tensors])
+        else:
+            made = torch.cat(tensors) if len(tensors) > 1 else tensors[0]
+    except RuntimeError:  # halves of heads that do not come out even
+        return False
+    if made.shape != place.shape:
+        return False
+    place.copy_(made)
+    return True
 
 
 def _parsed(file: Path, data: bytes) -> Any:

@@ -334,6 +334,8 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         best = Model.from_pretrained(self.folder, self.accelerator.device)
         self.accelerator.wait_for_everyone()
+        if has_lora(best.backbone) and self.recipe.tune == "lora" and self.main:
+            best.save_adapter(self.folder / "adapter", self.job.resolved["base"])
         if has_lora(best.backbone) and not best.frozen:
             merge_lora(best.backbone)
             if self.main:

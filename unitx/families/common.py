@@ -148,12 +148,6 @@ def merged(*parts: Part) -> Part:
     return table, change
 
 
-def transposed(leaf: str, tensors: list[Tensor]) -> Tensor:
-    """A linear map that is stored as (in, out)."""
-    (value,) = tensors
-    return value.T if leaf == "weight" else value
-
-
 def interleaved(value: Tensor, head_dim: int) -> Tensor:
     """Rows of heads whose rotary pairs are (i, i + d/2), with the pairs side by side, as our `rotate` turns them."""
     halves = value.unflatten(0, (-1, 2, head_dim // 2))

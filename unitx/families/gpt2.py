@@ -10,10 +10,9 @@ from unitx.families.common import (
     merged,
     sequence_classifier,
     text_processor,
-    transposed,
     unchanged,
 )
-from unitx.published import Blueprint, Change, Folder, Table
+from unitx.published import Blueprint, Change, Folder, Table, transposed
 from unitx.registry import register_family
 
 TABLE: Table = {

@@ -12,6 +12,7 @@ from unitx.published import Blueprint, Folder
 from unitx.task import TaskInfo
 
 POOLINGS = {"mean": "mean", "cls": "first", "lasttoken": "last"}
+SETTINGS = ("prompts", "default_prompt_name", "similarity_fn_name")  # of config_sentence_transformers.json
 LEGACY = {"mean_tokens": "mean", "cls_token": "cls", "lasttoken": "lasttoken"}  # behind "pooling_mode_"
 
 
@@ -30,9 +31,10 @@ def with_modules(folder: Folder, plan: Blueprint) -> Blueprint:
             raise ValueError(f"modules.json has a module '{kind}'; supported are Transformer, Pooling and Normalize")
     if "Pooling" not in kinds:
         raise ValueError("modules.json has no module 'Pooling', which says how a text becomes one vector")
-    options = {"pooling": _pooling(folder.read_json(f"{kinds['Pooling']}/config.json"), kinds["Pooling"])}
+    pooling = _pooling(folder.read_json(f"{kinds['Pooling']}/config.json"), kinds["Pooling"])
+    options: dict[str, Any] = {"pooling": pooling, "normalize": "Normalize" in kinds}
     settings = folder.read_json("config_sentence_transformers.json") or {}
-    options |= {name: settings[name] for name in ("prompts", "default_prompt_name") if settings.get(name)}
+    options |= {name: settings[name] for name in SETTINGS if settings.get(name)}
     text: Any = plan.processors["text"]
     lengths = folder.read_json("sentence_bert_config.json") or {}
     if lengths.get("do_lower_case") and b'"lowercase":true' not in text.json.replace(b" ", b""):
