@@ -401,6 +401,24 @@ def test_a_new_modality_has_positions_where_the_backbone_has_no_rotary(tmp_path:
     assert run.metrics["image-classify/accuracy"] > 0.95
 
 
+@pytest.mark.parametrize("mels", [None, 8])
+def test_a_new_tokenizer_of_sound_has_them_too(mels: int | None, tmp_path: Path):
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(200):
+        wave = rng.uniform(-0.001, 0.001, 10_240).astype(np.float32)
+        wave[5_120 * (i % 2) :][:5_120] *= 300
+        rows.append({"audio": (wave, 16_000), "label": "late" if i % 2 else "early"})
+    small_bert(tmp_path / "base")
+    run = unitx.finetune(
+        tmp_path / "base", "audio-classify", data=rows[:160], test=rows[160:], out=str(tmp_path / "run"), steps=60,
+        evaluations=1, lr=3e-3, batch_tokens=512, precision="fp32", workers=0, echo=False, augment="none",
+        **{"tokenizers.audio": {"mels": 16, "max_tokens": 18, "patch_mels": mels}},
+    )  # fmt: skip
+    assert run.model.processors["audio"].positions.grid == ((9, 2) if mels else (18, 1))
+    assert run.metrics["audio-classify/accuracy"] > 0.95
+
+
 def test_a_published_vision_transformer_learns_ones_own_classes(tmp_path: Path):
     drawn(hf.ViTForImageClassification, hf.ViTConfig(**seeing(num_labels=5))).save_pretrained(tmp_path / "base")
     given = {"data": str(colour_folder(tmp_path / "data")), "workers": 0, "echo": False, "precision": "fp32"}

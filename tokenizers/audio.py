@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any, BinaryIO
@@ -157,6 +157,9 @@ class AudioProcessor(Processor):
         """What stands for silence."""
         return self.spectrogram.silence(features) if self.spectrogram else features.min()
 
+    def with_positions(self) -> AudioProcessor:
+        return replace(self, positions=self.positions or LearnedPositions((self.max_tokens // self.bands, self.bands)))
+
     def cut(self, features: np.ndarray, rng: np.random.Generator | None = None) -> Pieces:
         part = features[crop(len(features), self._room, rng)]
         return self._patches(part, self._floor(features), shortened=len(part) < len(features))
@@ -175,7 +178,7 @@ class AudioProcessor(Processor):
         values = rearrange(part, "(t f) (band m) -> (t band) (f m)", f=self.patch_frames, band=self.bands)
         time, band = np.divmod(np.arange(len(values)), self.bands)
         positions = np.stack([time, time + band, time], axis=1)
-        grid = (len(values),) if self.spectrogram else ()
+        grid = (len(values) // self.bands, self.bands)
         return Pieces(np.ascontiguousarray(values), positions, shortened, grid)
 
     def _overlapping(self, part: np.ndarray, strides: tuple[int, int], shortened: bool) -> Pieces:

@@ -69,7 +69,7 @@ def _processor(folder: Folder) -> AudioProcessor:
         )
     return AudioProcessor(
         length, mels=mels, hop=hop, window=given.get("n_fft", 400), patch_frames=2, merges=0,
-        spectrogram=LogMel(2 * length), positions=LearnedPositions((length,)),
+        spectrogram=LogMel(2 * length), positions=LearnedPositions((length, 1)),
     )  # fmt: skip
 
 
