@@ -401,21 +401,26 @@ def test_a_new_modality_has_positions_where_the_backbone_has_no_rotary(tmp_path:
     assert run.metrics["image-classify/accuracy"] > 0.95
 
 
-@pytest.mark.parametrize("mels", [None, 8])
-def test_a_new_tokenizer_of_sound_has_them_too(mels: int | None, tmp_path: Path):
-    rng = np.random.default_rng(0)
-    rows = []
-    for i in range(200):
-        wave = rng.uniform(-0.001, 0.001, 10_240).astype(np.float32)
-        wave[5_120 * (i % 2) :][:5_120] *= 300
-        rows.append({"audio": (wave, 16_000), "label": "late" if i % 2 else "early"})
+def _tones(count: int, seed: int) -> list[dict[str, Any]]:
+    """A low and a high tone with silence around each: every patch is the same in either order."""
+    rng = np.random.default_rng(seed)
+    rows, turns = [], np.arange(2_560) * 2 * np.pi / 16_000
+    for i in range(count):
+        wave = rng.uniform(-1e-4, 1e-4, 12_800)
+        for hertz, place in zip((500, 3_000), (2, 6) if i % 2 else (6, 2), strict=True):
+            wave[1_280 * place :][:2_560] += rng.uniform(0.2, 0.8) * np.sin(hertz * turns)
+        rows.append({"audio": (wave.astype(np.float32), 16_000), "label": "up" if i % 2 else "down"})
+    return rows
+
+
+def test_a_new_tokenizer_of_sound_has_them_too(tmp_path: Path):
     small_bert(tmp_path / "base")
     run = unitx.finetune(
-        tmp_path / "base", "audio-classify", data=rows[:160], test=rows[160:], out=str(tmp_path / "run"), steps=60,
-        evaluations=1, lr=3e-3, batch_tokens=512, precision="fp32", workers=0, echo=False, augment="none",
-        **{"tokenizers.audio": {"mels": 16, "max_tokens": 18, "patch_mels": mels}},
+        tmp_path / "base", "audio-classify", data=_tones(100, 0), test=_tones(40, 1), out=str(tmp_path / "run"),
+        steps=60, evaluations=1, lr=3e-3, batch_tokens=256, precision="fp32", workers=0, echo=False, augment="none",
+        **{"tokenizers.audio": {"mels": 16, "max_tokens": 24, "patch_mels": 8}},
     )  # fmt: skip
-    assert run.model.processors["audio"].positions.grid == ((9, 2) if mels else (18, 1))
+    assert run.model.processors["audio"].positions.grid == (12, 2)
     assert run.metrics["audio-classify/accuracy"] > 0.95
 
 
