@@ -12,6 +12,7 @@ import torch
 import transformers as hf
 from PIL import Image
 from torch import Tensor
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 import tokenizers as fast
 
@@ -281,3 +282,52 @@ def small_bert(folder: Path, vocabulary: int = 400) -> hf.BertModel:
     model = drawn(hf.BertModel, config)
     model.save_pretrained(folder)
     return model
+
+
+AST = {"num_attention_heads": 3, "num_hidden_layers": 2, "hidden_size": 30, "intermediate_size": 52}
+WHISPER = {
+    "d_model": 30, "encoder_layers": 2, "encoder_attention_heads": 3, "encoder_ffn_dim": 52, "decoder_layers": 1,
+    "decoder_attention_heads": 3, "decoder_ffn_dim": 20, "vocab_size": VOCABULARY, "max_source_positions": 50,
+    "pad_token_id": 1, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1,
+}  # fmt: skip
+
+
+def ast_case(make: Any, mels: int, frames: int, extractor: dict[str, Any], **given: Any) -> tuple[Any, Any, Any]:
+    config = hf.ASTConfig(**AST | {"num_mel_bins": mels, "max_length": frames} | given)
+    return make, config, hf.ASTFeatureExtractor(num_mel_bins=mels, max_length=frames, **extractor)
+
+
+def whisper_case(make: Any, mels: int, extractor: dict[str, Any], **given: Any) -> tuple[Any, Any, Any]:
+    config = hf.WhisperConfig(**WHISPER | {"num_mel_bins": mels} | given)
+    return make, config, hf.WhisperFeatureExtractor(mels, **{"chunk_length": 1, **extractor})
+
+
+AUDIO: dict[str, tuple[Any, Any, Any]] = {  # the last is the feature extractor
+    "ast": ast_case(hf.ASTModel, 128, 100, {}),
+    "ast, odd": ast_case(hf.ASTModel, 37, 83, {"mean": -3.0, "std": 2.5}, patch_size=9, frequency_stride=7,
+                         time_stride=4, qkv_bias=False, layer_norm_eps=1e-3, num_attention_heads=5),
+    "ast, gaps between patches": ast_case(hf.ASTModel, 40, 60, {"do_normalize": False}, patch_size=6,
+                                          frequency_stride=8, time_stride=11, hidden_act="gelu_new"),
+    "ast, with its head": ast_case(hf.ASTForAudioClassification, 64, 90, {}, num_labels=7, hidden_size=42),
+    "ast, with a head of many labels": ast_case(hf.ASTForAudioClassification, 24, 50, {}, num_labels=3,
+                                                problem_type="multi_label_classification", time_stride=16),
+    "whisper": whisper_case(hf.WhisperForConditionalGeneration, 80, {}),
+    "whisper, odd": whisper_case(hf.WhisperModel, 128, {"hop_length": 100}, max_source_positions=80, d_model=42,
+                                 encoder_attention_heads=7, scale_embedding=True),
+    "whisper, encoder alone": whisper_case(WhisperEncoder, 23, {"n_fft": 512, "chunk_length": 2}, encoder_layers=3,
+                                           max_source_positions=100, activation_function="relu"),
+    "whisper, with a head": whisper_case(hf.WhisperForAudioClassification, 40, {}, classifier_proj_size=19,
+                                         num_labels=5),
+}  # fmt: skip
+
+
+def audio_encoder(original: Any) -> Any:
+    """What of an original makes hidden states of spectrograms."""
+    return getattr(original.base_model, "encoder", original.base_model)
+
+
+def audio_windows(extractor: Any, seed: int = 0) -> list[Tensor]:
+    """Spectrograms as an extractor gives them, of sounds of mixed lengths."""
+    rng = np.random.default_rng(seed)
+    sounds = [rng.uniform(-0.5, 0.5, n).astype(np.float32) for n in (16_000, 4_001, 400, 9_999)]
+    return [extractor(s, sampling_rate=16_000, return_tensors="pt")[extractor.model_input_names[0]][0] for s in sounds]

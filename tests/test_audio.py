@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unitx import spectrogram
 from unitx.errors import BadItem, UnitxError
 from unitx.tokenizers import audio
 from unitx.tokenizers.audio import AudioProcessor, AudioTokenizer
@@ -98,7 +99,7 @@ def test_features_are_the_log_mel_of_a_plain_loop(n):
 def test_long_sound_is_transformed_in_blocks_without_a_seam(monkeypatch):
     raw = PLAIN.read((noise(50_000), 16_000))
     whole = PLAIN.features(raw)
-    monkeypatch.setattr(audio, "BLOCK", 400 * 7)
+    monkeypatch.setattr(spectrogram, "BLOCK", 400 * 7)
     np.testing.assert_allclose(PLAIN.features(raw), whole, atol=1e-4)
 
 
@@ -307,7 +308,7 @@ def test_processors_travel_to_workers_and_are_safe_in_threads():
     assert pickle.loads(pickle.dumps(BANDS)) == BANDS
     items = [(noise(16_000) * np.roll(noise(16_000), i), 8_000 + 1_000 * i) for i in range(8)]
     expected = [PLAIN.prepare(item).values for item in items]
-    audio._mel.cache_clear()
+    spectrogram._mel.cache_clear()
     audio._resampler.cache_clear()
     found: dict[int, np.ndarray] = {}
     threads = [threading.Thread(target=lambda i=i: found.update({i: PLAIN.prepare(items[i]).values})) for i in range(8)]

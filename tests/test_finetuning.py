@@ -401,6 +401,29 @@ def test_a_new_modality_has_positions_where_the_backbone_has_no_rotary(tmp_path:
     assert run.metrics["image-classify/accuracy"] > 0.95
 
 
+def _tones(count: int, seed: int) -> list[dict[str, Any]]:
+    """A low and a high tone with silence around each: every patch is the same in either order."""
+    rng = np.random.default_rng(seed)
+    rows, turns = [], np.arange(2_560) * 2 * np.pi / 16_000
+    for i in range(count):
+        wave = rng.uniform(-1e-4, 1e-4, 12_800)
+        for hertz, place in zip((500, 3_000), (2, 6) if i % 2 else (6, 2), strict=True):
+            wave[1_280 * place :][:2_560] += rng.uniform(0.2, 0.8) * np.sin(hertz * turns)
+        rows.append({"audio": (wave.astype(np.float32), 16_000), "label": "up" if i % 2 else "down"})
+    return rows
+
+
+def test_a_new_tokenizer_of_sound_has_them_too(tmp_path: Path):
+    small_bert(tmp_path / "base")
+    run = unitx.finetune(
+        tmp_path / "base", "audio-classify", data=_tones(100, 0), test=_tones(40, 1), out=str(tmp_path / "run"),
+        steps=60, evaluations=1, lr=3e-3, batch_tokens=256, precision="fp32", workers=0, echo=False, augment="none",
+        **{"tokenizers.audio": {"mels": 16, "max_tokens": 24, "patch_mels": 8}},
+    )  # fmt: skip
+    assert run.model.processors["audio"].positions.grid == (12, 2)
+    assert run.metrics["audio-classify/accuracy"] > 0.95
+
+
 def test_a_published_vision_transformer_learns_ones_own_classes(tmp_path: Path):
     drawn(hf.ViTForImageClassification, hf.ViTConfig(**seeing(num_labels=5))).save_pretrained(tmp_path / "base")
     given = {"data": str(colour_folder(tmp_path / "data")), "workers": 0, "echo": False, "precision": "fp32"}

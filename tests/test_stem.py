@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
-from unitx.stem import GRADIENT_EPS, Stem, oriented_gradients
+from unitx.stem import GRADIENT_EPS, ConvStem, Stem, oriented_gradients
 
 
 @pytest.mark.parametrize(
@@ -97,3 +97,15 @@ def test_a_stem_sees_the_gradients_beside_the_channels(merges: int) -> None:
 
 def test_a_patch_of_one_pixel_has_no_gradients() -> None:
     assert Stem(1, 1, 3, 16, 0, orientations=8).orientations == 0
+
+
+def test_windows_of_convolutions_do_not_see_each_other() -> None:
+    torch.manual_seed(0)
+    stem = ConvStem(10, 7, 12)
+    values = torch.randn(15, 14)  # three windows of ten frames, as pairs
+    frames = values[5:10].reshape(1, 10, 7).transpose(1, 2)
+    first = F.gelu(F.conv1d(frames, stem.conv1.weight, stem.conv1.bias, padding=1))
+    expected = F.gelu(F.conv1d(first, stem.conv2.weight, stem.conv2.bias, padding=1, stride=2))[0].T
+    torch.testing.assert_close(stem(values)[5:10], expected)
+    torch.testing.assert_close(stem(values), torch.cat([stem(part) for part in values.split(5)]))
+    assert stem(values[:0]).shape == (0, 12) and stem(values.bfloat16()).dtype == torch.bfloat16

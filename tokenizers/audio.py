@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any, BinaryIO
@@ -15,21 +14,23 @@ import soundfile
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor
-from torchaudio.functional import melscale_fbanks
+from numpy.lib.stride_tricks import sliding_window_view
+from torch import Tensor, nn
 from torchaudio.transforms import Resample
 
 from unitx.errors import BadItem, UnitxError
 from unitx.media import check_whole, crop, describe, is_tensor, open_binary
+from unitx.positions import Grid, LearnedPositions, PositionEmbedding
 from unitx.registry import register_tokenizer
-from unitx.stem import Stem
+from unitx.spectrogram import Fbank, LogMel, mel_power
+from unitx.stem import ConvStem, Stem
 from unitx.tokenizer import Processor, Tokenizer
 from unitx.tokens import Pieces
 
 RATES = (100, 1_000_000)  # Hz that a recording may have
 RANGE = 8.0  # powers of ten below a clip's loudest cell that are told apart (80 dB, as Whisper, Radford et al. 2022)
 LEAST_STD = 0.5  # powers of ten; keeps a steady noise from being blown up
-BLOCK = 1 << 20  # samples that a file is read by, frames that are transformed at once: they bound the memory
+BLOCK = 1 << 20  # samples that a file is read by: they bound the memory
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class AudioProcessor(Processor):
         patch_frames: frames of a patch.
         patch_mels: mel bands of a patch; None for all.
         merges: of 2 × 2 neighbours, before a patch is embedded; 0 for one linear map (AST, Gong et al. 2021).
+        spectrogram: of published models: how sound becomes a spectrogram, instead, whose windows have one length.
+        positions: of published models: learned positions and class tokens.
 
     Raises:
         UnitxError: an option is out of range.
@@ -57,12 +60,22 @@ class AudioProcessor(Processor):
     patch_frames: int = 8
     patch_mels: int | None = None
     merges: int = 3
+    spectrogram: Fbank | LogMel | None = field(default=None, repr=False)
+    positions: LearnedPositions | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         check_whole(self, "max_tokens", "rate", "mels", "hop", "window", "patch_frames")
         check_whole(self, "merges", least=0)
         if self.patch_mels is not None:
             check_whole(self, "patch_mels")
+        if isinstance(made := self.spectrogram, dict):  # from JSON
+            object.__setattr__(self, "spectrogram", Fbank(**made) if "mean" in made else LogMel(**made))
+        if isinstance(learned := self.positions, dict):
+            object.__setattr__(self, "positions", LearnedPositions(**learned))
+        if isinstance(self.spectrogram, LogMel) and (self.patch_frames, self.bands) != (2, 1):
+            raise UnitxError("AudioProcessor: convolutions take pairs of frames: patch_frames must be 2, of all mels")
+        if self.spectrogram is not None:
+            return
         if self.mels % (self.patch_mels or self.mels):
             raise UnitxError(f"AudioProcessor: patch_mels {self.patch_mels} must divide mels {self.mels}")
         if self.bands > self.max_tokens:
@@ -77,13 +90,17 @@ class AudioProcessor(Processor):
         """Decode a path, bytes, a file object (a video gives its sound), or a pair (waveform, rate).
 
         The waveform is an array or tensor (n,), (channels, n) or (n, channels): the smaller axis is the channels, the
-        first where they are equal. Integers are scaled by their range, uint8 about 128.
+        first where they are equal. Integers are scaled by their range, uint8 about 128. To a published model a float
+        tensor of two axes is a window as the original's feature extractor gives it: Whisper's `input_features` (mels,
+        frames), AST's `input_values` (frames, mels).
 
-        Returns: (n,) float32, the mean of the channels, at `rate`.
+        Returns: (n,) float32, the mean of the channels, at `rate`; or (frames, mels) of such a window.
 
         Raises:
             BadItem: it is missing, empty, truncated, no sound, or holds NaN or infinity.
         """
+        if self.spectrogram is not None and isinstance(item, Tensor) and item.ndim == 2:
+            return self._window_of(item, self.spectrogram)
         if isinstance(item, tuple | list):
             mono, rate = _from_pair(item)
         elif isinstance(item, np.ndarray) or is_tensor(item):
@@ -99,72 +116,89 @@ class AudioProcessor(Processor):
             raise BadItem(f"{describe(item)}: a sample rate of {rate} Hz; it must be from {RATES[0]} to {RATES[1]:,}")
         return _resample(torch.from_numpy(mono), rate, self.rate)
 
+    def _window_of(self, item: Tensor, spectrogram: Fbank | LogMel) -> Tensor:
+        axes = (self.mels, spectrogram.frames) if spectrogram.bands_first else (spectrogram.frames, self.mels)
+        if tuple(item.shape) != axes or not item.is_floating_point():
+            raise BadItem(
+                f"{describe(item)} is no window of the model's, which is {axes} and float; give what the original's "
+                "feature extractor makes, or a pair (waveform, rate)"
+            )
+        if not item.isfinite().all():
+            raise BadItem(f"{describe(item)} holds NaN or infinity; look at how it was made")
+        item = item.detach().float().cpu()
+        return item.T if spectrogram.bands_first else item
+
     def features(self, raw: Tensor) -> np.ndarray:
         """(frames, mels) float32: log-mel of zero mean and unit variance over the clip (less if steady, 0 if silent).
 
-        Frame i is centred on sample i * hop, so n samples give 1 + n // hop frames (for an even window).
+        Frame i is centred on sample i * hop, so n samples give 1 + n // hop frames (for an even window). Of a published
+        model what its `spectrogram` makes, without the silence behind it.
         """
         return self.features_of([raw])[0]
 
     def features_of(self, raws: list[Tensor]) -> list[np.ndarray]:
+        if self.spectrogram is not None:
+            return [self._published(raw).numpy() for raw in raws]
         half = self.window // 2
-        window, banks = _mel(self.rate, self.mels, self.window)
         frames = [F.pad(raw, (half, half)).unfold(0, self.window, self.hop) for raw in raws]
-        counts = [len(of_item) for of_item in frames]
-        parts = [part for of_item in frames for part in of_item.split(max(1, BLOCK // self.window))]
-        mel = torch.cat([_power(torch.cat(block) * window) @ banks for block in _blocks(parts, BLOCK // self.window)])
-        return [_normalised(of_item) for of_item in mel.split(counts)]
+        return [_normalised(of_item) for of_item in mel_power(frames, self.rate, self.mels)]
+
+    def _published(self, raw: Tensor) -> Tensor:
+        if raw.ndim == 2 or self.spectrogram is None:
+            return raw
+        return self.spectrogram.of(raw, self.rate, self.mels, self.hop, self.window)
+
+    @property
+    def _room(self) -> int:
+        """Frames of a window."""
+        return self.spectrogram.frames if self.spectrogram else self.max_tokens // self.bands * self.patch_frames
+
+    def _floor(self, features: np.ndarray) -> float:
+        """What stands for silence."""
+        return self.spectrogram.silence(features) if self.spectrogram else features.min()
+
+    def with_positions(self) -> AudioProcessor:
+        return replace(self, positions=self.positions or LearnedPositions((self.max_tokens // self.bands, self.bands)))
 
     def cut(self, features: np.ndarray, rng: np.random.Generator | None = None) -> Pieces:
-        room = self.max_tokens // self.bands * self.patch_frames
-        part = features[crop(len(features), room, rng)]
-        return self._patches(part, features.min(), shortened=len(part) < len(features))
+        part = features[crop(len(features), self._room, rng)]
+        return self._patches(part, self._floor(features), shortened=len(part) < len(features))
 
     def windows(self, features: np.ndarray) -> list[Pieces]:
-        room = self.max_tokens // self.bands * self.patch_frames
-        floor = features.min()
+        room, floor = self._room, self._floor(features)
         return [self._patches(features[i : i + room], floor) for i in range(0, len(features), room)]
 
     def _patches(self, part: np.ndarray, floor: float, shortened: bool = False) -> Pieces:
         """Patches in order of time, then frequency; the one at (t, band) stands at (t, t + band, t)."""
-        missing = -len(part) % self.patch_frames
+        missing = self._room - len(part) if self.spectrogram else -len(part) % self.patch_frames
         if missing:
-            part = np.concatenate([part, np.broadcast_to(floor, (missing, part.shape[1]))])
+            part = np.pad(part, ((0, missing), (0, 0)), constant_values=floor)
+        if isinstance(self.spectrogram, Fbank):
+            return self._overlapping(part, self.spectrogram.strides, shortened)
         values = rearrange(part, "(t f) (band m) -> (t band) (f m)", f=self.patch_frames, band=self.bands)
         time, band = np.divmod(np.arange(len(values)), self.bands)
-        return Pieces(np.ascontiguousarray(values), np.stack([time, time + band, time], axis=1), shortened)
+        positions = np.stack([time, time + band, time], axis=1)
+        grid = (len(values) // self.bands, self.bands)
+        return Pieces(np.ascontiguousarray(values), positions, shortened, grid)
 
-
-@lru_cache(maxsize=8)
-def _mel(rate: int, mels: int, window: int) -> tuple[Tensor, Tensor]:
-    """The window (window,) and torchaudio's mel filters (window // 2 + 1, mels).
-
-    For clips of a second `MelSpectrogram` itself takes twice the time of its arithmetic.
-    """
-    banks = melscale_fbanks(window // 2 + 1, 0.0, rate / 2, mels, rate, norm="slaney", mel_scale="slaney")
-    return torch.hann_window(window), banks
-
-
-def _blocks(parts: list[Tensor], size: int) -> Iterator[list[Tensor]]:
-    """Neighbours together, as many as have `size` rows in all, at least one."""
-    block: list[Tensor] = []
-    for part in parts:
-        if block and sum(map(len, block)) + len(part) > size:
-            yield block
-            block = []
-        block.append(part)
-    yield block
+    def _overlapping(self, part: np.ndarray, strides: tuple[int, int], shortened: bool) -> Pieces:
+        """Patches in order of frequency, then time, as a convolution gives them; positions as of others, class tokens
+        before them at (0, 0, 0)."""
+        patches = sliding_window_view(part, (self.patch_frames, self.patch_mels or self.mels))
+        patches = patches[:: strides[1], :: strides[0]]
+        times, bands = patches.shape[:2]
+        band, time = np.divmod(np.arange(bands * times), times)
+        positions = np.stack([time, time + band, time], axis=1)
+        if self.positions is not None:
+            positions = np.pad(positions, ((self.positions.class_tokens, 0), (0, 0)))
+        values = np.ascontiguousarray(rearrange(patches, "t band f m -> (band t) (f m)"))
+        return Pieces(values, positions, shortened, grid=(bands, times))
 
 
 def _normalised(mel: Tensor) -> np.ndarray:
     log = (mel / mel.max().clamp(min=1e-20)).clamp(min=10**-RANGE).log10_()
     std, mean = torch.std_mean(log, correction=0)
     return ((log - mean) / max(std.item(), LEAST_STD)).numpy()
-
-
-def _power(frames: Tensor) -> Tensor:
-    spectrum = torch.fft.rfft(frames)
-    return spectrum.real.square() + spectrum.imag.square()
 
 
 @lru_cache(maxsize=32)
@@ -288,13 +322,21 @@ def _cut_off(name: str) -> BadItem:
 
 @register_tokenizer("audio")
 class AudioTokenizer(Tokenizer):
-    """A small stem for each patch of the spectrogram (see `Stem`)."""
+    """A small stem for each patch of the spectrogram (see `Stem`); of published models, convolutions over Whisper's
+    frames (see `ConvStem`), class tokens and learned positions too."""
 
     Processor = AudioProcessor
+    needs = ("grids",)
 
     def __init__(self, processor: AudioProcessor, dim: int):
         super().__init__(processor, dim)
-        self.stem = Stem(processor.patch_frames, processor.mels // processor.bands, 1, dim, processor.merges)
+        p = processor
+        if isinstance(p.spectrogram, LogMel):
+            self.stem: nn.Module = ConvStem(p.spectrogram.frames, p.mels, dim)
+        else:
+            self.stem = Stem(p.patch_frames, p.patch_mels or p.mels, 1, dim, p.merges)
+        self.positions = PositionEmbedding(p.positions, dim) if p.positions else None
 
-    def forward(self, values: Tensor, counts: list[int]) -> Tensor:
-        return self.stem(values)
+    def forward(self, values: Tensor, counts: list[int], grids: list[Grid] | None = None) -> Tensor:
+        x = self.stem(values)
+        return x if self.positions is None else self.positions(x, grids or [])

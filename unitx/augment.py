@@ -43,7 +43,7 @@ class Augment:
         with _torch_seed(rng):
             if modality == "image" and not isinstance(item, Tensor):
                 return self._picture(item, strength)
-            if modality == "audio" and self.level == "strong":
+            if modality == "audio" and self.level == "strong" and item.ndim == 1:  # no spectrogram that came ready
                 return _change_speed(item, rng.uniform(1 - 0.15 * strength, 1 + 0.15 * strength))
         return item
 

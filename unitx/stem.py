@@ -1,4 +1,4 @@
-"""How a patch of a picture or a spectrogram becomes a vector."""
+"""How a patch of a picture or a spectrogram, or its frames, become vectors."""
 
 from __future__ import annotations
 
@@ -58,6 +58,37 @@ class Stem(nn.Module):
         for merge in self.merge:
             x = F.gelu(merge(rearrange(x, "n (h p) (w q) c -> n h w (p q c)", p=2, q=2)))
         return self.embed(x.flatten(1))
+
+
+class ConvStem(nn.Module):
+    """Embeds the frames of a spectrogram by two convolutions over time, the second of stride 2 (Whisper, Radford et al.
+    2022). Windows do not see each other.
+
+    Args:
+        frames: of a window, an even number.
+        mels: numbers of a frame.
+        dim: of the vectors.
+    """
+
+    def __init__(self, frames: int, mels: int, dim: int):
+        super().__init__()
+        self.shape = frames, mels
+        self.conv1 = _Conv1d(mels, dim, 3, padding=1)
+        self.conv2 = _Conv1d(dim, dim, 3, stride=2, padding=1)
+
+    def forward(self, pairs: Tensor) -> Tensor:
+        """(n, 2 · mels), pairs of neighbouring frames, whole windows end to end, → (n, dim)."""
+        x = pairs.view(-1, *self.shape).transpose(1, 2)
+        x = F.gelu(self.conv2(F.gelu(self.conv1(x))))
+        return x.transpose(1, 2).flatten(0, 1)
+
+
+class _Conv1d(nn.Conv1d):
+    """A convolution that follows the dtype of its input, as `Linear` does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return self._conv_forward(x, self.weight.to(x.dtype), bias)
 
 
 def oriented_gradients(patches: Tensor, count: int) -> Tensor:

@@ -12,6 +12,7 @@ import inspect
 import runpy
 import tempfile
 from collections import defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,26 +29,42 @@ def lines(file: str | None) -> int:
     return len(Path(file or "").read_text("utf-8").splitlines())
 
 
+def hidden_states(original: Any, values: torch.Tensor) -> torch.Tensor:
+    return original.base_model(values[None]).last_hidden_state[0]
+
+
+def of_sounds(original: Any, values: torch.Tensor) -> torch.Tensor:
+    return SMALL["audio_encoder"](original)(values[None]).last_hidden_state[0]
+
+
 @torch.no_grad()
-def difference(original: Any) -> float:
+def difference(original: Any, items: list[torch.Tensor], modality: str, theirs: Callable[..., torch.Tensor]) -> float:
     with tempfile.TemporaryDirectory() as folder:
         original.save_pretrained(folder)
-        ours = Model.from_pretrained(folder, "cpu").hidden_states(sequences())
-    theirs = [original.base_model(ids[None]).last_hidden_state[0] for ids in sequences()]
-    return max((a - b).abs().max().item() for a, b in zip(ours, theirs, strict=True))
+        ours = Model.from_pretrained(folder, "cpu").hidden_states(items, modality)
+    return max((a - theirs(original, item)).abs().max().item() for a, item in zip(ours, items, strict=True))
+
+
+def tried() -> Iterator[tuple[Any, float]]:
+    """Each original with its difference."""
+    for case in SMALL["CASES"].values():
+        original = drawn(*case)
+        yield original, difference(original, sequences(), "text", hidden_states)
+    for *case, extractor in SMALL["AUDIO"].values():
+        original = drawn(*case)
+        yield original, difference(original, SMALL["audio_windows"](extractor), "audio", of_sounds)
 
 
 def main() -> None:
     found: dict[str, list[tuple[Any, float]]] = defaultdict(list)
-    for case in SMALL["CASES"].values():
-        original = drawn(*case)
-        found[original.config.model_type].append((original, difference(original)))
+    for original, worst in tried():
+        found[original.config.model_type].append((original, worst))
     print("| family | our file | lines | transformers' modelling file | largest difference | configurations |")
     print("| --- | --- | --- | --- | --- | --- |")
-    for kind, tried in found.items():
-        ours, theirs = (inspect.getsourcefile(one) for one in (FAMILIES.get(kind), type(tried[0][0])))
-        worst = max(found for _, found in tried)
-        print(f"| {kind} | {Path(ours or '').name} | {lines(ours)} | {lines(theirs)} | {worst:.1e} | {len(tried)} |")
+    for kind, of_kind in found.items():
+        ours, theirs = (inspect.getsourcefile(one) for one in (FAMILIES.get(kind), type(of_kind[0][0])))
+        worst = max(difference for _, difference in of_kind)
+        print(f"| {kind} | {Path(ours or '').name} | {lines(ours)} | {lines(theirs)} | {worst:.1e} | {len(of_kind)} |")
 
 
 if __name__ == "__main__":

@@ -44,6 +44,12 @@ def unchanged(config: dict[str, Any], **expected: Any) -> None:
             raise ValueError(f"{name} is {config[name]!r}; supported is {value!r}")
 
 
+def preprocessor(folder: Folder, part: str) -> dict[str, Any]:
+    """What the folder's preprocessor_config.json says, or the part of its processor_config.json; empty without both."""
+    found = folder.read_json("preprocessor_config.json")
+    return found or (folder.read_json("processor_config.json") or {}).get(part) or {}
+
+
 def text_processor(folder: Folder, vocab_size: int, max_tokens: int, **options: Any) -> TextProcessor:
     """The processor of the folder's tokenizer.json; without one the model takes ready ids only.
 

@@ -84,15 +84,16 @@ def patch_weights(leaf: str, tensors: list[Tensor]) -> Tensor:
     return rearrange(value, "d c p q -> d (p q c)") if leaf == "weight" else value
 
 
-def position_tables(positions: str, tokens: tuple[str, ...], own: int) -> Part:
+def position_tables(positions: str, tokens: tuple[str, ...], own: int, modality: str = "image") -> Part:
     """Class tokens with their own positions, and the positions of patches.
 
     Args:
         positions: their table of positions: those of class tokens, then those of patches.
         tokens: their class tokens, in order.
         own: how many of those have a position.
+        modality: whose tokenizer holds them.
     """
-    ours = "tokenizers.image.positions."
+    ours = f"tokenizers.{modality}.positions."
 
     def class_tokens(leaf: str, tensors: list[Tensor]) -> Tensor:
         *vectors, table = (tensor.reshape(-1, tensor.shape[-1]) for tensor in tensors)
