@@ -177,7 +177,7 @@ def _timeline(file: BinaryIO, name: str) -> Timeline:
     """Read off the packets, nothing is decoded."""
     times: list[int | None] = []
     keys: list[int | None] = []
-    last, reached = 1, 0.0
+    last, reached = 0, 0.0
     with _opened(file, name) as (container, stream):
         for packet in container.demux():
             time = packet.dts if packet.pts is None else packet.pts
@@ -199,6 +199,7 @@ def _timeline(file: BinaryIO, name: str) -> Timeline:
     if len(shown) < len(times):
         return Timeline(list(range(len(times))), len(times), [0], True)
     found = sorted(time for time in keys if time is not None) if sought else []
+    last = last or max(1, (shown[-1] - shown[0]) // max(1, len(shown) - 1))  # as long as the others, where nothing says
     return Timeline(shown, shown[-1] + last, [shown[0], *(time for time in found if time > shown[0])], False)
 
 
