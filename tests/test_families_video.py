@@ -14,7 +14,7 @@ from PIL import Image
 from published_models import drawn
 from safetensors.torch import load_file, save_file
 
-from unitx.errors import UnitxError
+from unitx.errors import BadItem, UnitxError
 from unitx.model import Model
 
 SMALL = {"hidden_size": 36, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 52}
@@ -170,6 +170,16 @@ def test_without_its_processors_file_frames_come_to_the_models_size(tmp_path: Pa
     saved(tmp_path, image_size=[16, 24])
     video = Model.from_pretrained(tmp_path, "cpu").processors["video"]
     assert video.features(video.read(np.zeros((5, 90, 160, 3), np.uint8))).shape == (4, 3, 16, 24)
+
+
+def test_pixel_values_of_another_size_are_refused_as_by_the_original(tmp_path: Path) -> None:
+    original = saved(tmp_path)
+    model = Model.from_pretrained(tmp_path, "cpu")
+    for shape in ((2, 3, 16, 16), (4, 3, 16, 24)):
+        with pytest.raises(BadItem, match="pixels: give 4 frames of 16 x 16 pixels"):
+            model.embed([torch.zeros(shape)])
+        with pytest.raises((ValueError, RuntimeError)):
+            original(torch.zeros(1, *shape))
 
 
 @pytest.mark.parametrize(

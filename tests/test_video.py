@@ -343,7 +343,7 @@ def test_a_file_is_its_pictures_and_its_sound_where_that_is_said(tmp_path):
     (tmp_path / "a.mp4").write_bytes(encoded(greys(8), sound=True))
     (tmp_path / "b.mp4").write_bytes(encoded(greys(8)))
     path = str(tmp_path / "a.mp4")
-    both = video_model(audio=AudioProcessor(max_tokens=8, mels=16))
+    both = video_model(audio=AudioProcessor(max_tokens=16, mels=16))
     seen, heard = both.embed([path]), both.embed([path], "audio")
     np.testing.assert_array_equal(seen, both.embed([path], "video"))
     assert not np.allclose(seen, heard)

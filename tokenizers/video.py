@@ -121,10 +121,23 @@ class VideoProcessor(ImageProcessor):
             rows, columns = self._grid(*raw.shape[-2:])
             size = [rows * self.patch, columns * self.patch]
             pixels = self._normalised(functional.resize(raw, size, InterpolationMode.BICUBIC, antialias=True))
-        whole = len(pixels) // self.tubelet * self.tubelet
-        if not whole:
+        return self._whole_tubelets(pixels).numpy()
+
+    def _whole_tubelets(self, pixels: Tensor) -> Tensor:
+        """Without the frames left over at the end; as many tubelets as a published model has positions for."""
+        grid = self._grid_of(pixels.shape)
+        if not grid[0]:
             raise BadItem(f"a clip of {len(pixels)} frames has no whole tubelet: give at least {self.tubelet}")
-        return pixels[:whole].numpy()
+        if self.positions is not None and grid != self.positions.grid:
+            t, rows, columns = self.positions.grid
+            given = f"{len(pixels)} frames of {pixels.shape[3]} x {pixels.shape[2]} pixels"
+            wanted = f"{t * self.tubelet} frames of {columns * self.patch} x {rows * self.patch} pixels"
+            raise BadItem(f"a clip of {given}: give {wanted}")
+        return pixels[: grid[0] * self.tubelet]
+
+    def _grid_of(self, shape: tuple[int, ...]) -> Grid:
+        """Whole tubelets along time, height and width of pixels (frames, 3, height, width)."""
+        return shape[0] // self.tubelet, shape[2] // self.patch, shape[3] // self.patch
 
     def _fit(self, pixels: Tensor) -> Tensor:
         if self.resize is not None:
@@ -143,8 +156,7 @@ class VideoProcessor(ImageProcessor):
             features, "(t u) c (row p) (column q) -> (t row column) (p q u c)",
             u=self.tubelet, p=self.patch, q=self.patch,
         )  # fmt: skip
-        count, _, height, width = features.shape
-        grid = (count // self.tubelet, height // self.patch, width // self.patch)
+        grid = self._grid_of(features.shape)
         positions = np.stack(np.unravel_index(np.arange(len(values)), grid), axis=1)
         if self.positions is not None:
             positions = np.pad(positions, ((self.positions.class_tokens, 0), (0, 0)))
@@ -230,15 +242,18 @@ def _decoded(file: BinaryIO, name: str, wanted: list[int], timeline: Timeline) -
 def _opened(file: BinaryIO, name: str) -> Iterator[tuple[Any, Any]]:
     """The container, and its first stream of pictures that is no cover."""
     file.seek(0)
+    no_video = BadItem(f"{name} is not a video file, or is damaged; convert it to MP4")
     try:
         with av.open(file, "r") as container:
+            if container.format.name == "tty":  # any text file, drawn as a terminal would
+                raise no_video
             streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
             if not streams:
                 raise BadItem(f"{name} has no pictures; give a video, or read it as audio")
             streams[0].thread_type = "AUTO"
             yield container, streams[0]
     except av.error.FFmpegError as error:
-        raise BadItem(f"{name} is not a video file, or is damaged; convert it to MP4") from error
+        raise no_video from error
 
 
 def _upright(frame: Any) -> Tensor:
