@@ -14,6 +14,7 @@ from PIL import Image
 from published_models import drawn
 from safetensors.torch import load_file, save_file
 
+import unitx
 from unitx.errors import BadItem, UnitxError
 from unitx.model import Model
 
@@ -180,6 +181,21 @@ def test_pixel_values_of_another_size_are_refused_as_by_the_original(tmp_path: P
             model.embed([torch.zeros(shape)])
         with pytest.raises((ValueError, RuntimeError)):
             original(torch.zeros(1, *shape))
+
+
+@pytest.mark.parametrize("tune", ["all", "lora"])
+def test_it_learns_a_task_of_ones_own(tune: str, tmp_path: Path) -> None:
+    saved(tmp_path / "base")
+    rng = np.random.default_rng(0)
+    rows = [{"video": rng.integers(100 * (i % 2), 100 * (i % 2) + 100, (6, 20, 30, 3), dtype=np.uint8),
+             "label": ("dark", "bright")[i % 2]} for i in range(40)]  # fmt: skip
+    run = unitx.finetune(
+        tmp_path / "base", "video-classify", data=rows, tune=tune, steps=12, evaluations=1, out=str(tmp_path / "run"),
+        echo=False, workers=0, precision="fp32", lr=3e-3, batch_tokens=512,
+    )  # fmt: skip
+    assert run.metrics["video-classify/accuracy"] > 0.9
+    again = Model.from_pretrained(run.folder, "cpu")
+    assert [answers[0].label for answers in again.predict([rows[0]["video"], rows[1]["video"]])] == ["dark", "bright"]
 
 
 @pytest.mark.parametrize(

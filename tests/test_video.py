@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from av.stream import Disposition
 from PIL import Image
 from small_models import SHAPE, shake
 
@@ -227,6 +228,25 @@ def test_training_varies_all_frames_alike_and_does_not_flip_them(level):
     assert Augment(level).raw("video", values, np.random.default_rng(0), 1.0) is values
 
 
+def covered() -> bytes:
+    """Sound with a picture of its cover, which is no video."""
+    file, picture = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (16, 16), "red").save(picture, "PNG")
+    with av.open(file, "w", format="mp3") as to, av.open(io.BytesIO(picture.getvalue())) as cover:
+        heard: Any = to.add_stream("libmp3lame", rate=16_000)
+        seen: Any = to.add_stream_from_template(cover.streams.video[0])
+        seen.disposition = Disposition.attached_pic
+        part = av.AudioFrame.from_ndarray(np.zeros((1, 1152), np.int16), format="s16p", layout="mono")
+        part.sample_rate = 16_000
+        to.mux(heard.encode(part))
+        to.mux(heard.encode(None))
+        for packet in cover.demux():
+            if packet.dts is not None:
+                packet.stream = seen
+                to.mux(packet)
+    return file.getvalue()
+
+
 def test_damaged_files_are_named_with_the_remedy(tmp_path):
     whole = encoded(greys(60, 64, 64), "mp4", "libx264")
     mkv, sounding = (encoded(greys(60, 64, 64), "matroska", "libx264", sound=s, gop=5) for s in (False, True))
@@ -252,6 +272,7 @@ def test_damaged_files_are_named_with_the_remedy(tmp_path):
         "sounding.mkv": (sounding[: len(sounding) // 2], "damaged or cut off"),
         "fast.mp4": (fast.read_bytes()[: -len(whole) // 3], "damaged"),
         "sound.wav": (wav.getvalue(), "has no pictures"),
+        "cover.mp3": (covered(), "has no pictures"),
         "nothing.mkv": (nothing.getvalue(), "holds no frames|is not a video"),
     }
     for name, (data, message) in files.items():

@@ -187,9 +187,9 @@ class Timeline(NamedTuple):
 
 def _timeline(file: BinaryIO, name: str) -> Timeline:
     """Read off the packets, nothing is decoded."""
-    times: list[int | None] = []
-    keys: list[int | None] = []
-    last, reached = 0, 0.0
+    lasting: dict[int | None, int] = {}  # when a frame is shown → how long
+    keys: list[int] = []
+    count, reached = 0, 0.0
     with _opened(file, name) as (container, stream):
         for packet in container.demux():
             time = packet.dts if packet.pts is None else packet.pts
@@ -198,21 +198,22 @@ def _timeline(file: BinaryIO, name: str) -> Timeline:
             if time is not None and packet.time_base is not None:
                 reached = max(reached, float((time + (packet.duration or 0)) * packet.time_base))
             if packet.stream_index == stream.index and not packet.is_discard:
-                times.append(packet.pts)
-                keys += [packet.pts] if packet.is_keyframe else []
-                last = packet.duration or last
+                count += 1
+                lasting[packet.pts] = packet.duration or 0
+                keys += [packet.pts] if packet.is_keyframe and packet.pts is not None else []
         sought = bool(re.search("mov|matroska", container.format.name))
         begin, stated = ((value or 0) / av.time_base for value in (container.start_time, container.duration))
-    if not times:
+    if not count:
         raise BadItem(f"{name} holds no frames; remove it, or record it again")
     if sought and reached - begin < 0.95 * stated - 0.3:
         raise BadItem(f"{name} is damaged or cut off; copy it again from its source")
-    shown = sorted({time for time in times if time is not None})
-    if len(shown) < len(times):
-        return Timeline(list(range(len(times))), len(times), [0], True)
-    found = sorted(time for time in keys if time is not None) if sought else []
-    last = last or max(1, (shown[-1] - shown[0]) // max(1, len(shown) - 1))  # as long as the others, where nothing says
-    return Timeline(shown, shown[-1] + last, [shown[0], *(time for time in found if time > shown[0])], False)
+    shown = sorted(time for time in lasting if time is not None)
+    if not shown:
+        return Timeline(list(range(count)), count, [0], True)
+    # As long as the others, where nothing says so.
+    last = lasting[shown[-1]] or max(1, (shown[-1] - shown[0]) // max(1, len(shown) - 1))
+    sought_keys = [time for time in sorted(keys) if sought and time > shown[0]]
+    return Timeline(shown, shown[-1] + last, [shown[0], *sought_keys], False)
 
 
 def _decoded(file: BinaryIO, name: str, wanted: list[int], timeline: Timeline) -> Iterator[tuple[int, Tensor]]:
@@ -247,9 +248,12 @@ def _opened(file: BinaryIO, name: str) -> Iterator[tuple[Any, Any]]:
         with av.open(file, "r") as container:
             if container.format.name == "tty":  # any text file, drawn as a terminal would
                 raise no_video
-            streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+            streams = [
+                one for one in container.streams.video
+                if one.codec_context and not one.disposition & Disposition.attached_pic
+            ]  # fmt: skip
             if not streams:
-                raise BadItem(f"{name} has no pictures; give a video, or read it as audio")
+                raise BadItem(f"{name} has no pictures that can be decoded; give a video, or read it as audio")
             streams[0].thread_type = "AUTO"
             yield container, streams[0]
     except av.error.FFmpegError as error:
