@@ -28,7 +28,8 @@ from unitx.tokenizers.video import VideoProcessor, VideoTokenizer
 
 SMALL = VideoProcessor(max_tokens=24, patch=8, frames=4)
 FORMATS = [
-    ("mp4", "mpeg4", {}), ("mp4", "libx264", {"bf": "2"}), ("avi", "mpeg4", {"bf": "2"}), ("matroska", "libx264", {}),
+    ("mp4", "mpeg4", {}), ("mp4", "libx264", {"bf": "2"}), ("avi", "mpeg4", {"bf": "2"}),
+    ("avi", "libx264", {"x264-params": "bframes=3:keyint=12:log-level=none"}), ("matroska", "libx264", {}),
     ("webm", "libvpx-vp9", {}), ("mpegts", "libx264", {}), ("mpeg", "mpeg2video", {}), ("mjpeg", "mjpeg", {}),
     ("h264", "libx264", {"bf": "2"}), ("flv", "flv", {}), ("asf", "msmpeg4", {}), ("matroska", "ffv1", {}),
 ]  # fmt: skip

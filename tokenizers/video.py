@@ -202,13 +202,14 @@ def _timeline(file: BinaryIO, name: str) -> Timeline:
                 lasting[packet.pts] = packet.duration or 0
                 keys += [packet.pts] if packet.is_keyframe and packet.pts is not None else []
         sought = bool(re.search("mov|matroska", container.format.name))
+        untimed = container.format.name == "avi"  # holds no times, and frames that wait for later ones get wrong ones
         begin, stated = ((value or 0) / av.time_base for value in (container.start_time, container.duration))
     if not count:
         raise BadItem(f"{name} holds no frames; remove it, or record it again")
     if sought and reached - begin < 0.95 * stated - 0.3:
         raise BadItem(f"{name} is damaged or cut off; copy it again from its source")
     shown = sorted(time for time in lasting if time is not None)
-    if not shown:
+    if untimed or not shown:
         return Timeline(list(range(count)), count, [0], True)
     # As long as the others, where nothing says so.
     last = lasting[shown[-1]] or max(1, (shown[-1] - shown[0]) // max(1, len(shown) - 1))
