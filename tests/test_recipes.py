@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -12,6 +13,16 @@ from PIL import Image
 
 import unitx
 from unitx.recipe import shipped
+
+
+def write_clip(path: Path, pixels: np.ndarray) -> None:
+    """One picture for a second."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=4)
+        stream.height, stream.width, stream.pix_fmt = *pixels.shape[:2], "yuv420p"
+        for _ in range(4):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +34,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     for number, kind in enumerate(("low", "high")):
         (home / "pictures" / kind).mkdir(parents=True)
         (home / "sounds" / kind).mkdir(parents=True)
+        (home / "clips" / kind).mkdir(parents=True)
         for i in range(8):
             pixels = rng.integers(120 * number, 120 * number + 100, (24, 32, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(home / "pictures" / kind / f"{i}.png")
+            write_clip(home / "clips" / kind / f"{i}.mp4", pixels)
             wave = np.sin(2 * np.pi * (300 + 900 * number) * np.arange(4000) / 8000)
             soundfile.write(home / "sounds" / kind / f"{i}.wav", wave, 8000)
             rows.append({"image": f"pictures/{kind}/{i}.png", "text": f"this one is {kind}, number {i}", "label": kind})
@@ -37,6 +50,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
         "classify": {"data": table, "reads": "image,text", "label": "label", **small_text},
         "image-classify": {"data": home / "pictures", "size": "nano"},
         "audio-classify": {"data": home / "sounds"},
+        "video-classify": {"data": home / "clips", "size": "nano"},
         "text-classify": {"data": table, **small_text},
         "language-model": {"data": home / "book.txt", "tokenizers.text.vocabulary_size": 300},
         "align": {"data": table, "reads": "image,text", **small_text},

@@ -76,7 +76,7 @@ class ImageProcessor(Processor):
         for name in ("mean", "std"):
             value = tuple(getattr(self, name))
             if len(value) != 3 or (name == "std" and min(value) <= 0):
-                raise UnitxError(f"ImageProcessor: {name} must be three numbers (std above zero), not {value}")
+                raise UnitxError(f"{type(self).__name__}: {name} must be three numbers (std above zero), not {value}")
             object.__setattr__(self, name, value)
         for name, kind in (("resize", Resize), ("positions", LearnedPositions)):
             if isinstance(value := getattr(self, name), dict):
@@ -136,10 +136,11 @@ class ImageProcessor(Processor):
 
     def _whole_patches(self, pixels: Tensor) -> Tensor:
         """Without what is left over at the right and below, as a convolution leaves it."""
-        height, width = (side // self.patch * self.patch for side in pixels.shape[1:])
+        height, width = (side // self.patch * self.patch for side in pixels.shape[-2:])
         if not height or not width:
-            raise BadItem(f"a picture of {pixels.shape[2]} x {pixels.shape[1]} pixels has no whole patch: scale it up")
-        return pixels[:, :height, :width]
+            size = f"{pixels.shape[-1]} x {pixels.shape[-2]} pixels"
+            raise BadItem(f"a picture of {size} has no whole patch: scale it up")
+        return pixels[..., :height, :width]
 
     def _fit(self, pixels: Tensor) -> Tensor:
         if self.resize is not None:

@@ -1,6 +1,7 @@
 """unitx: one transformer, any modality.
 
-Tokenizers turn text, images and audio into sequences of vectors, one shared backbone processes them all, tasks answer.
+Tokenizers turn text, images, audio and video into sequences of vectors, one shared backbone processes them all, tasks
+answer.
 Names are loaded when they are used: `import unitx` does not import torch.
 """
 

@@ -26,7 +26,8 @@ class Augment:
     """What happens to training items at a level (none, light, strong): `raw` before, `features` after the features.
 
     Images: random crop, horizontal flip and colour; strong adds RandAugment (Cubuk et al. 2020), random erasing (Zhong
-    et al. 2020), and mixup (Zhang et al. 2018) or CutMix (Yun et al. 2019) of classified pictures. Audio: SpecAugment
+    et al. 2020), and mixup (Zhang et al. 2018) or CutMix (Yun et al. 2019) of classified pictures. Video: random crop
+    and colour, the same for all frames, and no flip, since left and right may be what is asked. Audio: SpecAugment
     (Park et al. 2019); strong adds a change of speed. Text stays as it is.
     """
 
@@ -37,12 +38,14 @@ class Augment:
             raise UnitxError(f"there is no augmentation '{self.level}'; there are: {', '.join(LEVELS)}")
 
     def raw(self, modality: str, item: Any, rng: np.random.Generator, strength: float) -> Any:
-        """Vary a decoded item: a PIL picture, a mono waveform (n,)."""
+        """Vary a decoded item: a PIL picture, frames (n, 3, height, width) uint8, a mono waveform (n,)."""
         if self.level == "none":
             return item
         with _torch_seed(rng):
             if modality == "image" and not isinstance(item, Tensor):
                 return self._picture(item, strength)
+            if modality == "video" and not item.is_floating_point():
+                return self._clip(item, strength)
             if modality == "audio" and self.level == "strong" and item.ndim == 1:  # no spectrogram that came ready
                 return _change_speed(item, rng.uniform(1 - 0.15 * strength, 1 + 0.15 * strength))
         return item
@@ -62,12 +65,7 @@ class Augment:
         from torchvision.transforms import v2
         from torchvision.transforms.v2 import functional
 
-        smallest = 1 - strength * (0.5 if self.level == "light" else 0.75)
-        # Around the picture's own shape: the usual 3/4 to 4/3 would always cut the ends off a wide one.
-        shape = picture.width / picture.height
-        ratio = (shape * 0.75**strength, shape / 0.75**strength)
-        box = v2.RandomResizedCrop(size=1, scale=(smallest, 1.0), ratio=ratio).make_params([picture])
-        picture = functional.crop(picture, box["top"], box["left"], box["height"], box["width"])
+        picture = self._cropped(picture, strength)
         if torch.rand(()) < 0.5:
             picture = functional.horizontal_flip(picture)
         # Some of its operations (equalize) have no magnitude and would act in full at once.
@@ -75,6 +73,24 @@ class Augment:
             picture = v2.RandAugment(num_ops=2, magnitude=round(9 * strength))(picture)
         jitter = 0.2 * strength
         return v2.ColorJitter(jitter, jitter, jitter, jitter / 4)(picture)
+
+    def _clip(self, frames: Tensor, strength: float) -> Tensor:
+        from torchvision.transforms import v2
+
+        jitter = 0.2 * strength  # not of the hue, which takes four times as long as the others together
+        return v2.ColorJitter(jitter, jitter, jitter)(self._cropped(frames, strength))
+
+    def _cropped(self, picture: Any, strength: float) -> Any:
+        from torchvision.transforms import v2
+        from torchvision.transforms.v2 import functional
+
+        smallest = 1 - strength * (0.5 if self.level == "light" else 0.75)
+        # Around the picture's own shape: the usual 3/4 to 4/3 would always cut the ends off a wide one.
+        height, width = functional.get_size(picture)
+        shape = width / height
+        ratio = (shape * 0.75**strength, shape / 0.75**strength)
+        box = v2.RandomResizedCrop(size=1, scale=(smallest, 1.0), ratio=ratio).make_params([picture])
+        return functional.crop(picture, box["top"], box["left"], box["height"], box["width"])
 
 
 def mix_pictures(pictures: Tensor, targets: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:

@@ -76,7 +76,8 @@ class Parser(argparse.ArgumentParser):
 def build_parser() -> argparse.ArgumentParser:
     """All verbs and their flags."""
     parser = Parser(
-        prog="unitx", description="One transformer, any modality: train, fine-tune and embed text, images and audio."
+        prog="unitx",
+        description="One transformer, any modality: train, fine-tune and embed text, images, audio and video.",
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     _add_demo(verbs)

@@ -22,6 +22,7 @@ Table = TableSource | DatasetSource
 USUAL_NAMES = {
     "image": {"image", "images", "img", "picture", "pictures", "photo", "photos"},
     "audio": {"audio", "sound", "sounds", "recording", "recordings", "speech", "wav"},
+    "video": {"video", "videos"},
     "text": {"text", "texts", "sentence", "title", "caption", "description", "review", "content", "body", "document"}
     | {"comment", "message", "transcript", "transcription", "headline"},
 }

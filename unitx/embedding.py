@@ -49,8 +49,9 @@ def embed(
     """One vector an item: from the model's last head that embeds (`align`), or else the mean of the backbone's output.
 
     Args:
-        items: texts, paths (also as strings, where the file exists), bytes, PIL images, arrays, tensors, (waveform,
-            rate) pairs, or dictionaries of modality → item that form one sequence; any number, any mixture.
+        items: texts, paths (also as strings, where the file exists), bytes, PIL images, lists of them (a video's
+            frames), arrays, tensors, (waveform, rate) pairs, or dictionaries of modality → item that form one sequence;
+            any number, any mixture. A video file is its pictures; its sound where `modality` or a dictionary says so.
         modality: what every item is, where it should not be told from the item.
         batch_tokens: tokens that go through the model at once.
         normalize: whether vectors have unit length.
@@ -91,8 +92,9 @@ def hidden_states(
 ) -> list[Tensor]:
     """The backbone's output for each item, (n_i, dim) float32; the windows of a long item one after the other.
 
-    Items are what `embed` takes: a 1-D integer tensor counts as text ids, a float tensor (3, height, width) as pixel
-    values already normalised. With `on_error="skip"` what cannot be read gives (0, dim).
+    Items are what `embed` takes: a 1-D integer tensor counts as text ids, a float tensor (3, height, width) or, of a
+    video, (frames, 3, height, width) as pixel values already normalised. With `on_error="skip"` what cannot be read
+    gives (0, dim).
     """
     sequences = _sequences(items, lambda item: parts_of(model, item, modality))
     found: list[dict[int, Tensor]] = [{} for _ in sequences]

@@ -64,8 +64,9 @@ def modality_of(item: Any) -> str | None:
     """The modality of an item when the user did not say; None if it can't be told.
 
     A PIL image, an array (height, width, 1|3|4), a uint8 array (height, width) and a tensor (3, height, width) are
-    images, a tuple (waveform, rate) is audio, a string that names an existing file with a media suffix is that medium,
-    any other string is text, and a `Path` is what its suffix says. Bytes, file objects and bare waveforms are None.
+    images, a list of PIL images, an array (frames, height, width, 3) and a tensor that has a fourth axis too are video,
+    a tuple (waveform, rate) is audio, a string that names an existing file with a media suffix is that medium, any
+    other string is text, and a `Path` is what its suffix says. Bytes, file objects and bare waveforms are None.
     """
     item = named_file(item)
     if isinstance(item, Path):
@@ -74,11 +75,15 @@ def modality_of(item: Any) -> str | None:
         return "text"
     if _is_picture(item):
         return "image"
+    if isinstance(item, list | tuple) and item and all(map(_is_picture, item)):
+        return "video"
     if isinstance(item, tuple) and len(item) == 2 and _is_array(item[0]) and not _is_array(item[1]):
         return "audio"
     if not _is_array(item):
         return None
     shape = tuple(item.shape)
+    if len(shape) == 4:
+        return "video" if shape[3] == 3 or (is_tensor(item) and shape[1] == 3) else None
     if is_tensor(item):
         return "image" if len(shape) == 3 and shape[0] == 3 else None
     is_image = (len(shape) == 3 and shape[2] in (1, 3, 4)) or (len(shape) == 2 and str(item.dtype) == "uint8")
@@ -100,6 +105,8 @@ def describe(item: Any) -> str:
         return f"{kind} {tuple(item.shape)} {str(item.dtype).removeprefix('torch.')}"
     if isinstance(item, tuple) and len(item) == 2 and _is_array(item[0]):
         return f"{describe(item[0])} at {item[1]} Hz"
+    if isinstance(item, list | tuple) and item and _is_picture(item[0]):
+        return f"list of {len(item)}, the first a {describe(item[0])}"
     if hasattr(item, "read"):
         return f"file {getattr(item, 'name', 'object')}"
     return f"{type(item).__name__} {repr(item)[:30]}"

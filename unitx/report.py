@@ -261,14 +261,17 @@ def _write_csv(path: Path, rows: list[list[Any]]) -> None:
 
 
 def _thumbnail(feed: Feed, preparer: Preparer, row: int) -> tuple[str, Any]:
-    """What to show of a row: ("image", pixels), ("audio", a spectrogram (frames, bands)) or ("text", its beginning)."""
+    """What to show of a row: ("image", pixels), of a video its middle, ("audio", a spectrogram (frames, bands)) or
+    ("text", its beginning)."""
     rng = np.random.default_rng([SEED, EVALUATION, row])
     parts = feed.info.parts(feed.source.row(row, rng, 1.0))
-    modality, item = next((part for kind in ("image", "audio") for part in parts if part[0] == kind), parts[0])
+    modality, item = next((part for kind in ("image", "video", "audio") for part in parts if part[0] == kind), parts[0])
     processor: Any = preparer.processors[modality]
     raw = processor.read(item)
-    if modality == "image":
-        pixels = processor.features(raw).transpose(1, 2, 0) * processor.std + processor.mean
+    if modality in ("image", "video"):
+        values = processor.features(raw)
+        values = values[len(values) // 2] if modality == "video" else values
+        pixels = values.transpose(1, 2, 0) * processor.std + processor.mean
         return "image", pixels.clip(0, 1)
     if modality == "audio":
         return "audio", processor.features(raw)

@@ -8,7 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from unitx.families.common import Part, unchanged
+from unitx.families.common import Part, preprocessor, unchanged
 from unitx.positions import LearnedPositions
 from unitx.published import Folder, Table
 from unitx.resize import Resize
@@ -23,8 +23,12 @@ def image_processor(folder: Folder, positions: LearnedPositions, patch: int, **d
     Args:
         defaults: what the original's processor does where the file does not say.
     """
-    given = folder.read_json("preprocessor_config.json") or {}
-    given = given or (folder.read_json("processor_config.json") or {}).get("image_processor", {})
+    given = preprocessor(folder, "image_processor")
+    return ImageProcessor(positions.tokens, patch=patch, positions=positions, **pixels_as(given, **defaults))
+
+
+def pixels_as(given: dict[str, Any], **defaults: Any) -> dict[str, Any]:
+    """The options that bring pixels to what a published model reads, as its processor's file says."""
     config = {"do_resize": True, "do_rescale": True, "do_normalize": True, "resample": 2, **defaults, **given}
     unchanged(config, rescale_factor=1 / 255, do_pad=False)
     mean, std = [0.0] * 3, [1.0] * 3
@@ -32,10 +36,7 @@ def image_processor(folder: Folder, positions: LearnedPositions, patch: int, **d
         mean, std = (config.get(name) or [0.5] * 3 for name in ("image_mean", "image_std"))
     if not config["do_rescale"]:  # ours are of pixels from 0 to 1
         mean, std = ([value / 255 for value in values] for values in (mean, std))
-    return ImageProcessor(
-        positions.tokens, patch=patch, merges=0, orientations=0, mean=mean, std=std,
-        resize=_resize(config), positions=positions,
-    )  # fmt: skip
+    return {"merges": 0, "orientations": 0, "mean": mean, "std": std, "resize": _resize(config)}
 
 
 def _resize(config: dict[str, Any]) -> Resize:

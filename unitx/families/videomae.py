@@ -1,0 +1,107 @@
+"""VideoMAE (Tong et al. 2022): a ViT of tubelets, with positions that are not learned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from unitx.config import BackboneConfig
+from unitx.families.common import activation, classifier, embedding, unchanged
+from unitx.families.images import pair, pixels_as, square_patch
+from unitx.pooling import Pooling
+from unitx.positions import LearnedPositions
+from unitx.published import Blueprint, Change, Folder, Table
+from unitx.registry import register_family
+from unitx.tokenizers.video import VideoProcessor
+
+LAYER = "encoder.layer.{i}."
+ATTENTION = f"{LAYER}attention.attention."
+TABLE: Table = {
+    "tokenizers.video.stem.embed": "embeddings.patch_embeddings.projection",
+    "tokenizers.video.positions.table": (),
+    "tokenizers.video.positions.class_tokens": (),
+    "backbone.blocks.{i}.attn.qkv.weight": tuple(f"{ATTENTION}{name}.weight" for name in ("query", "key", "value")),
+    "backbone.blocks.{i}.attn.out": f"{LAYER}attention.output.dense",
+    "backbone.blocks.{i}.attn_norm": f"{LAYER}layernorm_before",
+    "backbone.blocks.{i}.mlp.up": f"{LAYER}intermediate.dense",
+    "backbone.blocks.{i}.mlp.down": f"{LAYER}output.dense",
+    "backbone.blocks.{i}.mlp_norm": f"{LAYER}layernorm_after",
+    "backbone.norm": "layernorm",
+    "heads.pooled.pooler.steps.0": "fc_norm",
+    "heads.video-classify.pooler.steps.0": "fc_norm",
+}
+IGNORED = r"^decoder\.|^encoder_to_decoder\.|^mask_token$"  # of masked pre-training
+
+
+@register_family("videomae")
+def videomae(folder: Folder) -> Blueprint:
+    config = folder.config
+    folder.leave_off("videomae.")
+    video = _processor(folder)
+    backbone = BackboneConfig(
+        config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"],
+        mlp_ratio=config["intermediate_size"] / config["hidden_size"], rotary_base=None, norm_bias=True,
+        norm_eps=config.get("layer_norm_eps", 1e-12), final_norm=not config.get("use_mean_pooling", True),
+        qk_norm=False, qkv_bias=config.get("qkv_bias", config.get("qv_bias", True)), out_bias=True,
+        activation=activation(config.get("hidden_act", "gelu")),
+    )  # fmt: skip
+    normed = ("norm",) if "fc_norm.weight" in folder.names else ()
+    pooling = Pooling("mean", steps=normed, eps=1e-5)
+    tasks, head = classifier(folder, "video", "classifier", Pooling("first") if backbone.final_norm else pooling)
+    assert video.positions is not None
+    table, change = _biases(folder)
+    change |= {
+        "tokenizers.video.stem.embed": _tubelet_weights,
+        "tokenizers.video.positions.table": _sinusoids(video.positions.tokens, backbone.dim),
+        "tokenizers.video.positions.class_tokens": lambda leaf, tensors: torch.zeros(0, backbone.dim),
+    }
+    return Blueprint(
+        backbone, {"video": video}, [*tasks, embedding("video", pooling)], TABLE | table | head, change, IGNORED
+    )
+
+
+def _processor(folder: Folder) -> VideoProcessor:
+    config = folder.config
+    unchanged(config, num_channels=3)
+    patch, frames, tubelet = square_patch(config, 16), config.get("num_frames", 16), config.get("tubelet_size", 2)
+    height, width = pair(config.get("image_size", 224))
+    positions = LearnedPositions((frames // tubelet, height // patch, width // patch))
+    files = [folder.read_json(f"{name}.json") or {} for name in ("video_preprocessor_config", "preprocessor_config")]
+    given = files[0] or files[1] or (folder.read_json("processor_config.json") or {}).get("video_processor", {})
+    defaults: dict[str, Any] = {"default_to_square": False, "size": min(height, width), "do_center_crop": True}
+    defaults["crop_size"] = {"height": height, "width": width}
+    return VideoProcessor(
+        positions.tokens, patch=patch, positions=positions, frames=frames // tubelet * tubelet, tubelet=tubelet,
+        **pixels_as(given, **defaults),
+    )  # fmt: skip
+
+
+def _biases(folder: Folder) -> tuple[Table, dict[str, Change]]:
+    """Those of queries and values, under the names on the hub or those of the modules; keys have none."""
+    hub = any(name.endswith("attention.q_bias") for name in folder.names)
+    names = ("q_bias", "v_bias") if hub else ("query.bias", "value.bias")
+    ours = "backbone.blocks.{i}.attn.qkv.bias"
+
+    def change(leaf: str, tensors: list[Tensor]) -> Tensor:
+        q, v = tensors
+        return torch.cat([q, torch.zeros_like(q), v])
+
+    return {ours: tuple(f"{ATTENTION}{name}" for name in names)}, {ours: change}
+
+
+def _tubelet_weights(leaf: str, tensors: list[Tensor]) -> Tensor:
+    """A convolution whose stride is its size, as the linear map of a tubelet."""
+    (value,) = tensors
+    return rearrange(value, "d c u p q -> d (p q u c)") if leaf == "weight" else value
+
+
+def _sinusoids(count: int, dim: int) -> Change:
+    """Sines and cosines of a tubelet's number in its clip (Vaswani et al. 2017)."""
+    angles = np.arange(count)[:, None] / 10_000 ** (2 * (np.arange(dim) // 2) / dim)
+    angles[:, 0::2], angles[:, 1::2] = np.sin(angles[:, 0::2]), np.cos(angles[:, 1::2])
+    table = torch.from_numpy(angles.astype(np.float32))
+    return lambda leaf, tensors: table
