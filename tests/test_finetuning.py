@@ -456,3 +456,29 @@ def test_towers_are_trained_one_by_one(tmp_path: Path):
         unitx.finetune(folder, "image-classify", out=str(tmp_path / "no"), steps=1, **given)
     run = unitx.finetune(folder / "image", "image-classify", out=str(tmp_path / "run"), steps=3, **given)
     assert run.model.tasks == ["pooled", "image-classify"]
+
+
+def _sweeps(count: int, seed: int) -> list[dict[str, Any]]:
+    """Clips of a bar that moves to the left or to the right; played backwards, one is the other."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for i in range(count):
+        clip = rng.integers(0, 60, (4, 16, 32, 3), dtype=np.uint8)
+        for time, column in enumerate((0, 8, 16, 24) if i % 2 else (24, 16, 8, 0)):
+            clip[time, :, column : column + 8] = 255
+        rows.append({"video": clip, "label": "right" if i % 2 else "left"})
+    return rows
+
+
+def test_a_new_tokenizer_of_video_has_them_too(tmp_path: Path):
+    small_bert(tmp_path / "base")
+    run = unitx.finetune(
+        tmp_path / "base", "video-classify", data=_sweeps(100, 0), test=_sweeps(40, 1), out=str(tmp_path / "run"),
+        steps=60, evaluations=1, lr=3e-3, batch_tokens=512, precision="fp32", workers=0, echo=False, augment="none",
+        **{"tokenizers.video": {"patch": 8, "frames": 4, "tubelet": 1, "max_tokens": 32}},
+    )  # fmt: skip
+    assert run.model.processors["video"].positions.grid == (4, 3, 3)
+    assert run.metrics["video-classify/accuracy"] > 0.95
+    again = unitx.Model.from_pretrained(run.folder, "cpu")
+    clip = _sweeps(1, 2)[0]["video"]
+    np.testing.assert_array_equal(again.embed([clip]), run.model.embed([clip]))

@@ -22,7 +22,7 @@ from torchvision.transforms.v2 import functional
 
 from unitx.errors import BadItem, UnitxError
 from unitx.media import check_whole, describe, open_binary
-from unitx.positions import Grid, PositionEmbedding
+from unitx.positions import Grid, LearnedPositions, PositionEmbedding
 from unitx.registry import register_tokenizer
 from unitx.resize import Resize, to_tensor
 from unitx.stem import Stem
@@ -107,6 +107,11 @@ class VideoProcessor(ImageProcessor):
         size = [height // factor, width // factor] if factor > 1 else [height, width]
         return functional.resize(frames, size, antialias=True)
 
+    def with_positions(self) -> VideoProcessor:
+        times = self.frames // self.tubelet
+        side = max(1, round((self.max_tokens // times) ** 0.5))
+        return replace(self, positions=self.positions or LearnedPositions((times, side, side)))
+
     def _grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of tubelets."""
         return patch_grid(height, width, self.max_tokens // (self.frames // self.tubelet))
@@ -128,7 +133,7 @@ class VideoProcessor(ImageProcessor):
         grid = self._grid_of(pixels.shape)
         if not grid[0]:
             raise BadItem(f"a clip of {len(pixels)} frames has no whole tubelet: give at least {self.tubelet}")
-        if self.positions is not None and grid != self.positions.grid:
+        if self.resize is not None and self.positions is not None and grid != self.positions.grid:
             t, rows, columns = self.positions.grid
             given = f"{len(pixels)} frames of {pixels.shape[3]} x {pixels.shape[2]} pixels"
             wanted = f"{t * self.tubelet} frames of {columns * self.patch} x {rows * self.patch} pixels"
