@@ -155,6 +155,10 @@ IMAGES: dict[str, tuple[Any, Any]] = {
     "clip, pictures, projected": (
         hf.CLIPVisionModelWithProjection, hf.CLIPVisionConfig(**seeing(projection_dim=22, hidden_act="gelu"))
     ),
+    "clip, pictures, odd": (
+        hf.CLIPVisionModel,
+        hf.CLIPVisionConfig(**seeing(patch_size=5, image_size=25, hidden_size=30, layer_norm_eps=1e-3)),
+    ),
     "siglip, pictures": (hf.SiglipVisionModel, hf.SiglipVisionConfig(**seeing())),
     "siglip, pictures, odd": (
         hf.SiglipVisionModel, hf.SiglipVisionConfig(**seeing(hidden_size=42, layer_norm_eps=1e-3, hidden_act="gelu"))
@@ -204,6 +208,37 @@ TOWERS: dict[str, Callable[[], Any]] = {
 }  # fmt: skip
 
 
+WATCHING = {"hidden_size": 36, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 52}
+DECODER = {"decoder_hidden_size": 8, "decoder_num_attention_heads": 2, "decoder_num_hidden_layers": 1,
+           "decoder_intermediate_size": 8}  # fmt: skip
+WAYS = {"id2label": {0: "left", 1: "right", 2: "still"}}
+_VIDEOS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "mean": (hf.VideoMAEModel, {"image_size": 16, "patch_size": 4, "num_frames": 4}),
+    "wide, single frames": (
+        hf.VideoMAEModel,
+        {"image_size": [8, 20], "patch_size": 4, "num_frames": 6, "tubelet_size": 1, "use_mean_pooling": False},
+    ),
+    "classes": (
+        hf.VideoMAEForVideoClassification,
+        {"image_size": 12, "patch_size": 3, "num_frames": 6, "tubelet_size": 3, "hidden_act": "gelu_new"} | WAYS,
+    ),
+    "classes, the first token": (
+        hf.VideoMAEForVideoClassification,
+        {"image_size": [21, 15], "patch_size": 5, "num_frames": 8, "use_mean_pooling": False, "layer_norm_eps": 1e-3}
+        | WAYS,
+    ),
+    "with its decoder": (
+        hf.VideoMAEForPreTraining,
+        {"image_size": [24, 16], "patch_size": 8, "num_frames": 4, "hidden_size": 26, "num_attention_heads": 2,
+         "use_mean_pooling": False},
+    ),
+    "no biases": (hf.VideoMAEModel, {"image_size": 16, "patch_size": 8, "num_frames": 7, "qv_bias": False}),
+}  # fmt: skip
+VIDEOS: dict[str, tuple[Any, Any]] = {
+    name: (make, hf.VideoMAEConfig(**WATCHING | DECODER | given)) for name, (make, given) in _VIDEOS.items()
+}
+
+
 @torch.no_grad()
 def drawn(make: Callable[..., Any], *config: Any) -> Any:
     """Every parameter drawn, so that one that is dropped or swapped shows."""
@@ -228,6 +263,13 @@ def pictures(multiple: int = 8) -> list[Tensor]:
     sizes = [(4, 4), (4, 4), (3, 6), (5, 4), (1, 2)]
     shapes = [*((h * multiple, w * multiple) for h, w in sizes), (4 * multiple + 3, 6 * multiple + multiple // 2)]
     return [torch.from_numpy(rng.normal(size=(3, *shape)).astype(np.float32)) for shape in shapes]
+
+
+def clips(config: Any, count: int = 3) -> list[Tensor]:
+    """Pixel values (frames, 3, height, width)."""
+    size = config.image_size if isinstance(config.image_size, list | tuple) else [config.image_size] * 2
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(config.num_frames, 3, *size, generator=generator) for _ in range(count)]
 
 
 def photos() -> list[Image.Image]:

@@ -11,56 +11,21 @@ import pytest
 import torch
 import transformers as hf
 from PIL import Image
-from published_models import drawn
+from published_models import VIDEOS, WATCHING, clips, drawn
 from safetensors.torch import load_file, save_file
 
 import unitx
 from unitx.errors import BadItem, UnitxError
 from unitx.model import Model
 
-SMALL = {"hidden_size": 36, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 52}
-DECODER = {"decoder_hidden_size": 8, "decoder_num_attention_heads": 2, "decoder_num_hidden_layers": 1,
-           "decoder_intermediate_size": 8}  # fmt: skip
-CLASSES = {"id2label": {0: "left", 1: "right", 2: "still"}}
-CASES: dict[str, tuple[Any, dict[str, Any]]] = {
-    "mean": (hf.VideoMAEModel, {"image_size": 16, "patch_size": 4, "num_frames": 4}),
-    "wide, single frames": (
-        hf.VideoMAEModel,
-        {"image_size": [8, 20], "patch_size": 4, "num_frames": 6, "tubelet_size": 1, "use_mean_pooling": False},
-    ),
-    "classes": (
-        hf.VideoMAEForVideoClassification,
-        {"image_size": 12, "patch_size": 3, "num_frames": 6, "tubelet_size": 3, "hidden_act": "gelu_new"} | CLASSES,
-    ),
-    "classes, the first token": (
-        hf.VideoMAEForVideoClassification,
-        {"image_size": [21, 15], "patch_size": 5, "num_frames": 8, "use_mean_pooling": False, "layer_norm_eps": 1e-3}
-        | CLASSES,
-    ),
-    "with its decoder": (
-        hf.VideoMAEForPreTraining,
-        {"image_size": [24, 16], "patch_size": 8, "num_frames": 4, "hidden_size": 26, "num_attention_heads": 2,
-         "use_mean_pooling": False},
-    ),
-    "no biases": (hf.VideoMAEModel, {"image_size": 16, "patch_size": 8, "num_frames": 7, "qv_bias": False}),
-}  # fmt: skip
 
-
-@pytest.fixture(params=CASES, scope="module")
+@pytest.fixture(params=VIDEOS, scope="module")
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Model, Path]:
     """An original and what we make of its folder."""
-    make, given = CASES[request.param]
-    original = drawn(make, hf.VideoMAEConfig(**SMALL | DECODER | given))
+    original = drawn(*VIDEOS[request.param])
     folder = tmp_path_factory.mktemp("published")
     original.save_pretrained(folder)
     return original, Model.from_pretrained(folder, "cpu"), folder
-
-
-def clips(config: Any, count: int = 3) -> list[torch.Tensor]:
-    """Pixel values (frames, 3, height, width)."""
-    size = config.image_size if isinstance(config.image_size, list | tuple) else [config.image_size] * 2
-    generator = torch.Generator().manual_seed(1)
-    return [torch.randn(config.num_frames, 3, *size, generator=generator) for _ in range(count)]
 
 
 @torch.no_grad()
@@ -107,7 +72,7 @@ def test_it_is_kept_in_our_own_format(pair: tuple[Any, Model, Path], tmp_path: P
 
 
 def saved(folder: Path, **given: Any) -> hf.VideoMAEModel:
-    config = hf.VideoMAEConfig(**SMALL, **{"image_size": 16, "patch_size": 4, "num_frames": 4} | given)
+    config = hf.VideoMAEConfig(**WATCHING, **{"image_size": 16, "patch_size": 4, "num_frames": 4} | given)
     original = drawn(hf.VideoMAEModel, config)
     original.save_pretrained(folder)
     return original

@@ -294,7 +294,7 @@ def spoiled(folder: Path, how: str) -> None:
 
 
 SPOILED = {
-    "family": r"models of type 'mamba' are not known; known are audio-spectrogram-transformer, bert, .*@register_family",
+    "family": r"models of type 'mamba' are not known; known are audio-spectr.*, bert, .*@register_family",
     "pickle": r"pytorch_model\.bin is a pickle, .*safe_serialization=True",
     "nothing": r"has no model\.safetensors: copy the whole folder",
     "missing": r"lacks the tensor 'encoder\.layer\.1\.output\.dense\.bias'",
