@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -315,6 +316,22 @@ def unigram() -> hf.PreTrainedTokenizerFast:
         single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
     )
     return hf.PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+def clip_tokenizer() -> hf.CLIPTokenizer:
+    made = fast.Tokenizer(fast.models.BPE(end_of_word_suffix="</w>"))
+    made.normalizer = fast.normalizers.Lowercase()
+    made.pre_tokenizer = fast.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    special = ["<|startoftext|>", "<|endoftext|>"]
+    trainer = fast.trainers.BpeTrainer(
+        vocab_size=700, end_of_word_suffix="</w>", special_tokens=special, show_progress=False
+    )
+    made.train_from_iterator(CORPUS, trainer)
+    model = json.loads(made.to_str())["model"]
+    for sign in fast.pre_tokenizers.ByteLevel.alphabet():
+        for piece in (sign, f"{sign}</w>"):
+            model["vocab"].setdefault(piece, len(model["vocab"]))
+    return hf.CLIPTokenizer(vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]])
 
 
 def small_bert(folder: Path, vocabulary: int = 400) -> hf.BertModel:

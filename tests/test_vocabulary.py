@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from io import BytesIO
 from pathlib import Path
 
@@ -11,9 +10,8 @@ import pytest
 import sentencepiece
 import torch
 import transformers as hf
-from published_models import CORPUS, READING, TEXTS, drawn, seeing
+from published_models import CORPUS, READING, TEXTS, clip_tokenizer, drawn, seeing
 
-import tokenizers as fast
 from unitx.errors import UnitxError
 from unitx.model import Model
 from unitx.vocabulary import SiglipVocabulary
@@ -27,22 +25,6 @@ def siglip_model(**given: int) -> bytes:
         sentence_iterator=iter(lines), model_writer=model, minloglevel=2, **options | given
     )
     return model.getvalue()
-
-
-def clip_tokenizer() -> hf.CLIPTokenizer:
-    made = fast.Tokenizer(fast.models.BPE(end_of_word_suffix="</w>"))
-    made.normalizer = fast.normalizers.Lowercase()
-    made.pre_tokenizer = fast.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    special = ["<|startoftext|>", "<|endoftext|>"]
-    trainer = fast.trainers.BpeTrainer(
-        vocab_size=700, end_of_word_suffix="</w>", special_tokens=special, show_progress=False
-    )
-    made.train_from_iterator(CORPUS, trainer)
-    model = json.loads(made.to_str())["model"]
-    for sign in fast.pre_tokenizers.ByteLevel.alphabet():
-        for piece in (sign, f"{sign}</w>"):
-            model["vocab"].setdefault(piece, len(model["vocab"]))
-    return hf.CLIPTokenizer(vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]])
 
 
 def test_siglips_texts_become_the_originals_ids(tmp_path: Path) -> None:
