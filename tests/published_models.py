@@ -125,6 +125,7 @@ def seeing(**given: Any) -> dict[str, Any]:
 
 IMAGES: dict[str, tuple[Any, Any]] = {
     "vit": (hf.ViTModel, hf.ViTConfig(**seeing())),
+    "vit, another pooler": (hf.ViTModel, hf.ViTConfig(**seeing(pooler_output_size=20, pooler_act="relu"))),
     "vit, odd": (
         partial(hf.ViTModel, add_pooling_layer=False),
         hf.ViTConfig(**seeing(patch_size=5, image_size=25, hidden_size=30, qkv_bias=False, hidden_act="gelu_new")),

@@ -117,7 +117,7 @@ def classifier(
     return [info], {f"heads.{task}.head": theirs, **parts}
 
 
-def sequence_classifier(folder: Folder, dim: int) -> tuple[list[TaskInfo], Part]:
+def sequence_classifier(folder: Folder) -> tuple[list[TaskInfo], Part]:
     """The same of a decoder: on the last token, without a bias."""
     tasks, head = classifier(folder, "text", "score", Pooling("last"))
     if not tasks:

@@ -42,7 +42,7 @@ def gpt2(folder: Folder) -> Blueprint:
     )  # fmt: skip
     text = text_processor(folder, config["vocab_size"], positions, positions=positions, end=ends(folder))
     tasks, head = language_model(folder, "lm_head", tied="wte", ties=True)
-    classifiers, scores = sequence_classifier(folder, dim)
+    classifiers, scores = sequence_classifier(folder)
     turned: dict[str, Change] = {f"backbone.blocks.{{i}}.{name}": transposed for name in TRANSPOSED}
     table, change = merged((TABLE | head, turned), scores)
     return Blueprint(

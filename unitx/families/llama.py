@@ -65,7 +65,7 @@ def llama(
         "backbone.blocks.{i}.attn.k_norm": head_norm(head_dim),
     }
     ignored = r"rotary_emb\.inv_freq$|^lm_head\."
-    classifiers, scores = sequence_classifier(folder, dim)
+    classifiers, scores = sequence_classifier(folder)
     table, change = merged((TABLE | head, change), scores)
     return Blueprint(backbone, {"text": text}, classifiers or tasks, table, change, ignored)
 

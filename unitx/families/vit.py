@@ -38,8 +38,9 @@ def vit(folder: Folder, tokens: tuple[str, ...] = ("cls_token",), **processor: A
     backbone = _backbone(config, config["intermediate_size"] / config["hidden_size"], eps=1e-12)
     pooling = Pooling("first")
     if "pooler.dense.weight" in folder.names:
-        unchanged(config, pooler_act="tanh", pooler_output_size=config["hidden_size"])
-        pooling = Pooling("first", steps=("dense", "tanh"))
+        act = config.get("pooler_act", "tanh")
+        width = config.get("pooler_output_size") or config["hidden_size"]
+        pooling = Pooling("first", steps=("dense", act if act == "tanh" else activation(act)), width=width)
     tasks, head = classifier(folder, "image", "classifier", Pooling("first"))
     names = tuple(f"embeddings.{name}" for name in tokens)
     table, change = position_tables("embeddings.position_embeddings", names, own=len(names))
