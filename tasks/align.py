@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -12,21 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unitx.backbone import Linear
+from unitx.contrast import CONTRASTED, contrast, retrieval, stacked, views_of
 from unitx.data import labels_in, labels_of
-from unitx.distributed import gather_rows
-from unitx.errors import BadItem, UnitxError
-from unitx.media import describe
+from unitx.distributed import batch_norm
+from unitx.errors import UnitxError
 from unitx.registry import register_task
-from unitx.task import Task, TaskInfo, TaskLoss, cell_parts
+from unitx.task import Task, TaskInfo, TaskLoss
 from unitx.tokens import Example, Targets, Tokens, segment_mean
 
 if TYPE_CHECKING:
     from unitx.data import Source
     from unitx.tokenizer import Processor
-
-CONTRASTED = 128  # rows a step, at least: with 73 pairs of pictures and names nothing was learned in the same time
-QUERIES = 1_024  # scored at once
-NONE = -1  # the key of an empty cell, the number of no concept
 
 
 @register_task("align")
@@ -104,24 +99,14 @@ class Align(Task):
 
     @classmethod
     def examples(cls, info: TaskInfo, row: dict[str, Any]) -> list[Example]:
-        concept, keys = NONE, [NONE] * len(info.reads)
-        if info.label:
-            name = next(iter(labels_in(row.get(info.label))), None)
-            if name not in info.numbers:
-                return []
-            concept = info.numbers[name]
-        else:
-            keys = [_key(row.get(column)) for column in info.reads]
-        views = [cell_parts(row.get(column), modality) for column, modality in info.reads.items()]
-        return [Example(parts, (view, concept, keys)) for view, parts in enumerate(views) if parts]
+        if not info.label:
+            return views_of(info, row)
+        name = next(iter(labels_in(row.get(info.label))), None)
+        return views_of(info, row, info.numbers[name]) if name in info.numbers else []
 
     @classmethod
     def collate(cls, info: TaskInfo, targets: list[Any]) -> dict[str, Tensor]:
-        return {
-            "view": torch.tensor([view for view, _, _ in targets], dtype=torch.long),
-            "concept": torch.tensor([concept for _, concept, _ in targets], dtype=torch.long),
-            "keys": torch.tensor([keys for _, _, keys in targets], dtype=torch.long).view(-1, len(info.reads)),
-        }
+        return stacked(info, targets)
 
     def outputs(self, tokens: Tokens, rows: Tensor) -> Tensor:
         """(n, dim) unit vectors.
@@ -136,7 +121,7 @@ class Align(Task):
         total = means.new_zeros(len(rows), means.shape[-1])
         for kind, norm in enumerate(cast(Iterable[nn.BatchNorm1d], self.norms.values())):
             of_kind = held[:, kind].nonzero()[:, 0]
-            total = total.index_add(0, of_kind, _batch_norm(norm, means[:, kind].index_select(0, of_kind)))
+            total = total.index_add(0, of_kind, batch_norm(norm, means[:, kind].index_select(0, of_kind)))
         return F.normalize(self.project(total), dim=-1)
 
     def loss(self, tokens: Tokens, targets: Targets) -> TaskLoss:
@@ -146,102 +131,15 @@ class Align(Task):
             concept = targets.values["concept"]
             correct = (logits.argmax(-1) == concept).float().sum()
             return TaskLoss(F.cross_entropy(logits, concept, reduction="sum"), targets.count, {"accuracy": correct})
-        return TaskLoss(self._contrast(z, targets.values), targets.count, {})
+        return TaskLoss(contrast(z, targets.values, self.options.temperature), targets.count, {})
 
     def _logits(self, z: Tensor) -> Tensor:
         return z @ F.normalize(self.proxies.to(z.device), dim=-1).T / self.options.temperature
-
-    def _contrast(self, z: Tensor, target: dict[str, Tensor]) -> Tensor:
-        """Each item against every other column's items, over all processes; rows that share a cell are positives."""
-        others, view, keys = (gather_rows(x) for x in (z, target["view"], target["keys"]))
-        logits = z @ others.T / self.options.temperature
-        positive = _share(target["keys"][:, None], keys[None])
-        total = logits.new_zeros(())
-        for column in range(len(self.info.reads)):
-            asks, answers = target["view"] != column, view == column
-            of_column = torch.where(answers, logits, -torch.inf).log_softmax(-1)
-            wanted = positive & answers & asks[:, None]
-            found = wanted.sum(-1)
-            mean = of_column.masked_fill(~wanted, 0.0).sum(-1) / found.clamp(min=1)
-            total = total - mean.sum()
-        return total
 
     def probabilities(self, outputs: Tensor) -> Tensor:
         """(n, concepts): softmax over the concepts' proxies, where a column names the concept."""
         return self._logits(outputs).softmax(-1) if self.info.labels else super().probabilities(outputs)
 
     def score(self, outputs: Tensor, targets: Any) -> dict[str, float]:
-        """recall@1 from each column to each other: does the nearest item of that column mean the same?
-
-        The gallery is one item a concept (the first), or every row where no column names the concept.
-        """
-        scores = {}
-        named = bool((targets["concept"] != NONE).any())
-        meaning = targets["concept"][:, None] if named else targets["keys"]
-        for a, asking in enumerate(self.info.reads):
-            for b, wanted in enumerate(self.info.reads):
-                queries = (targets["view"] == a).nonzero()[:, 0]
-                gallery = (targets["view"] == b).nonzero()[:, 0]
-                if a == b or not len(queries) or not len(gallery):
-                    continue
-                if named:
-                    gallery = gallery[_first_of_each(targets["concept"][gallery])]
-                # In parts: all cosines at once may not fit in memory.
-                nearest = [(part @ outputs[gallery].T).argmax(-1) for part in outputs[queries].split(QUERIES)]
-                found = meaning[gallery[torch.cat(nearest)]]
-                scores[f"{asking}→{wanted}"] = float(_share(meaning[queries], found).float().mean())
-        return {"recall@1": sum(scores.values()) / max(len(scores), 1), **scores}
-
-
-def _share(left: Tensor, right: Tensor) -> Tensor:
-    """Whether two rows of keys have one in common (broadcasts); an empty cell is like no other."""
-    return ((left == right) & (left != NONE)).any(-1)
-
-
-def _batch_norm(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
-    """Statistics of the batch over all processes while training.
-
-    A single row has none, and a frozen norm keeps its own: they take the running ones.
-    """
-    learns = norm.training and norm.weight.requires_grad
-    rows = gather_rows(x) if learns else x
-    if not learns or len(rows) < 2:
-        return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
-    # Torch's class may go without them; those made above do not.
-    assert norm.running_mean is not None and norm.running_var is not None and norm.momentum is not None
-    mean, variance = rows.mean(0), rows.var(0, correction=0)
-    with torch.no_grad():
-        norm.running_mean.lerp_(mean, norm.momentum)
-        norm.running_var.lerp_(variance * len(rows) / (len(rows) - 1), norm.momentum)
-    return (x - mean) * (variance + norm.eps).rsqrt() * norm.weight + norm.bias
-
-
-def _first_of_each(meaning: Tensor) -> Tensor:
-    """The places at which each value appears for the first time."""
-    first: dict[int, int] = {}
-    for place, value in enumerate(meaning.tolist()):
-        first.setdefault(value, place)
-    return torch.tensor(list(first.values()), dtype=torch.long)
-
-
-def _key(cell: Any) -> int:
-    """A number that cells of equal content share, in every process."""
-    items = [item for item in (cell if isinstance(cell, list) else [cell]) if item is not None]
-    digest = hashlib.blake2b(digest_size=7)
-    for item in items:
-        digest.update(_content(item))
-    return int.from_bytes(digest.digest(), "big") if items else NONE
-
-
-def _content(item: Any) -> bytes:
-    """The bytes of a picture, an array, a (waveform, rate) pair; of a text or a path what it says."""
-    if isinstance(item, bytes):
-        return item
-    if isinstance(item, tuple):
-        return b"".join(_content(part) for part in item)
-    if isinstance(item, Tensor):
-        item = item.numpy(force=True)
-    try:
-        return item.tobytes() if hasattr(item, "tobytes") else str(item).encode(errors="replace")
-    except Exception as error:  # a picture that is not decoded yet: Pillow raises of many kinds
-        raise BadItem(f"{describe(item)} cannot be read: {error}") from error
+        """See `retrieval`: the gallery is one item a concept, or every row where no column names the concept."""
+        return retrieval(outputs, targets, list(self.info.reads))

@@ -14,11 +14,11 @@ from PIL import Image
 from small_models import PAIRS, SPACE, batch_of, picture, small_model, sound
 from torch import Tensor
 
+from unitx import contrast as of_columns
 from unitx.data import open_source
 from unitx.errors import BadItem, UnitxError
 from unitx.model import Model
 from unitx.task import TaskInfo
-from unitx.tasks import align
 from unitx.tasks.align import Align
 from unitx.tokens import Targets
 
@@ -300,7 +300,7 @@ def test_a_large_gallery_is_searched_in_parts(monkeypatch: pytest.MonkeyPatch) -
         "keys": torch.stack([keys, keys], dim=1),
     }
     whole = head.score(z, targets)
-    monkeypatch.setattr(align, "QUERIES", 7)
+    monkeypatch.setattr(of_columns, "QUERIES", 7)
     assert head.score(z, targets) == whole
     images, texts = z[::2], z[1::2]
     right = (images @ texts.T).argmax(1) == torch.arange(30)

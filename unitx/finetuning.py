@@ -81,6 +81,8 @@ def _in_its_space(recipe: Recipe, base: Model) -> Recipe:
         goes_on = space if space and TASKS.get(task.kind).embeds and name not in others else None
         if name in base.heads and not goes_on:
             raise UnitxError(f"{where} the model's task '{name}' would change; give yours another name")
+        if goes_on and goes_on.kind == "pool" and task.kind == "align":
+            task = replace(task, kind="pool", options={})  # a published model's space is learned in the same way
         if goes_on and task.kind != goes_on.kind:
             raise UnitxError(
                 f"{where} embeddings come from '{goes_on.name}' and stay; only a {goes_on.kind} task goes on"

@@ -130,9 +130,10 @@ def zero_bias(ours: str, size: int) -> Part:
     return {f"{ours}.bias": ()}, {f"{ours}.bias": lambda leaf, tensors: torch.zeros(size)}
 
 
-def embedding(modality: str, pooling: Pooling) -> TaskInfo:
-    """The head that embeds."""
-    return TaskInfo("pooled", "pool", {modality: modality}, options={"pooling": asdict(pooling)})
+def embedding(modality: str, pooling: Pooling, **options: Any) -> TaskInfo:
+    """The head that embeds; `options` are others of `pool`."""
+    options = {"pooling": asdict(pooling), **options}
+    return TaskInfo("pooled", "pool", {modality: modality}, options=options, facts={"own": [modality]})
 
 
 def averaged(ours: str) -> dict[str, Change]:

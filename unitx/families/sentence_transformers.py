@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from unitx.families.common import embedding
+from unitx.pooling import Pooling
 from unitx.published import Blueprint, Folder
-from unitx.task import TaskInfo
 
 POOLINGS = {"mean": "mean", "cls": "first", "lasttoken": "last"}
 SETTINGS = ("prompts", "default_prompt_name", "similarity_fn_name")  # of config_sentence_transformers.json
@@ -32,7 +33,7 @@ def with_modules(folder: Folder, plan: Blueprint) -> Blueprint:
     if "Pooling" not in kinds:
         raise ValueError("modules.json has no module 'Pooling', which says how a text becomes one vector")
     pooling = _pooling(folder.read_json(f"{kinds['Pooling']}/config.json"), kinds["Pooling"])
-    options: dict[str, Any] = {"pooling": pooling, "normalize": "Normalize" in kinds}
+    options: dict[str, Any] = {"normalize": "Normalize" in kinds}
     settings = folder.read_json("config_sentence_transformers.json") or {}
     options |= {name: settings[name] for name in SETTINGS if settings.get(name)}
     text: Any = plan.processors["text"]
@@ -46,7 +47,7 @@ def with_modules(folder: Folder, plan: Blueprint) -> Blueprint:
     return replace(
         plan,
         processors={**plan.processors, "text": replace(text, max_tokens=min(length, text.max_tokens), truncate=True)},
-        tasks=[*others, TaskInfo("pooled", "pool", {"text": "text"}, options=options)],
+        tasks=[*others, embedding("text", Pooling(pooling), **options)],
         ignored=rf"{plan.ignored}|^pooler\.",
     )
 

