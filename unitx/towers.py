@@ -107,17 +107,18 @@ class Towers(nn.Module):
     ) -> list[Any]:
         """What the towers compute, in the order of the items; None for what is no item of one tower, if skipped."""
         items = embedding.as_list(items)
-        kinds = [self._kind(item, modality, skip=options.get("on_error") == "skip") for item in items]
+        parts = [self._part(item, modality, skip=options.get("on_error") == "skip") for item in items]
         found: list[Any] = [None] * len(items)
         for kind in self.modalities:
-            places = [i for i, of_item in enumerate(kinds) if of_item == kind]
+            places = [i for i, part in enumerate(parts) if part and part[0] == kind]
             if places:
-                some = [items[i][kind] if isinstance(items[i], dict) else items[i] for i in places]
+                some = [part[1] for part in parts if part and part[0] == kind]
                 for place, one in zip(places, compute(self.tower(kind), some, kind), strict=True):
                     found[place] = one
         return found
 
-    def _kind(self, item: Any, modality: str | None, skip: bool) -> str | None:
+    def _part(self, item: Any, modality: str | None, skip: bool) -> tuple[str, Any] | None:
+        """An item's modality, and what of it is read."""
         try:
             parts = embedding.parts_of(self, item, modality)
             if len(parts) > 1:
@@ -127,7 +128,7 @@ class Towers(nn.Module):
                 raise
             warnings.warn(f"left out: {error}", stacklevel=5)
             return None
-        return parts[0][0]
+        return parts[0]
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:
         """Write config.json, and each tower as a model's folder of its own in it."""
