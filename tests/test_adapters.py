@@ -13,7 +13,7 @@ import peft
 import pytest
 import torch
 import transformers as hf
-from published_models import CASES, drawn, sequences, small_bert, wordpiece
+from published_models import AUDIO, CASES, IMAGES, audio_windows, drawn, pictures, sequences, small_bert, wordpiece
 from safetensors.torch import load_file, save_file
 from small_data import text_rows
 from small_models import CLASSES, SHAPE, SPACE, STORIES, batch_of, picture, shake, small_model, sound
@@ -87,6 +87,48 @@ def test_an_adapter_of_peft_s_gives_what_it_gives_there(case: str, given: dict[s
             said = ours.head("language-model").next_logits(states)
             torch.testing.assert_close(said, theirs.logits[0], atol=1e-3, rtol=1e-4)
     assert moved > 0.1
+
+
+ATTENTION = ["q_proj", "v_proj", "o_proj"]
+OF_PICTURES: list[tuple[str, dict[str, Any]]] = [
+    ("vit", {"target_modules": [*ATTENTION, "fc1", "fc2"]}),
+    ("vit, classes", {"target_modules": ATTENTION}),
+    ("deit", {"target_modules": "all-linear"}),
+    ("dinov2", {"target_modules": [*ATTENTION, "fc2"], "use_rslora": True}),
+    ("dinov2, registers, gated", {"target_modules": ATTENTION}),
+    ("clip, pictures", {"target_modules": "all-linear"}),
+    ("siglip, pictures, no head", {"target_modules": ["k_proj", "out_proj", "fc1"]}),
+]
+
+
+@pytest.mark.parametrize(("case", "given"), OF_PICTURES, ids=str)
+@torch.no_grad()
+def test_an_adapter_on_a_model_of_pictures(case: str, given: dict[str, Any], tmp_path: Path) -> None:
+    """Whose modules have other names than its files."""
+    base = drawn(*IMAGES[case])
+    base.save_pretrained(tmp_path / "base")
+    base.name_or_path = str(tmp_path / "base")
+    original = adapted(base, tmp_path / "adapter", **given)
+    items = [p for p in pictures(base.config.patch_size) if p.shape[1:] == (base.config.image_size,) * 2]
+    ours = Model.from_pretrained(tmp_path / "adapter", "cpu")
+    for pixels, states in zip(items, ours.hidden_states(items), strict=True):
+        theirs = original.base_model.model.base_model(pixels[None]).last_hidden_state[0]
+        torch.testing.assert_close(states, theirs, atol=1e-4, rtol=0)
+    plain = Model.from_pretrained(tmp_path / "base", "cpu").hidden_states(items)[0]
+    assert (ours.hidden_states(items)[0] - plain).abs().max() > 0.1
+
+
+@torch.no_grad()
+def test_what_an_adapter_does_to_whispers_decoder_is_left(tmp_path: Path) -> None:
+    make, config, extractor = AUDIO["whisper"]
+    base = drawn(hf.WhisperModel, config)
+    base.save_pretrained(tmp_path / "base")
+    base.name_or_path = str(tmp_path / "base")
+    original = adapted(base, tmp_path / "adapter", target_modules=["q_proj", "v_proj"])
+    ours = Model.from_pretrained(tmp_path / "adapter", "cpu")
+    for window in audio_windows(extractor):
+        theirs = original.base_model.model.encoder(window[None]).last_hidden_state[0]
+        torch.testing.assert_close(ours.hidden_states([window], "audio")[0], theirs, atol=1e-4, rtol=0)
 
 
 @torch.no_grad()
@@ -372,3 +414,50 @@ def test_an_adapter_of_ours_that_was_changed_is_refused(base: Path, tmp_path: Pa
     edit(folder, base_model_name_or_path=str(wider.save_pretrained(tmp_path / "wider")))
     with pytest.raises(UnitxError, match="is not of its base"):
         Model.from_pretrained(folder, "cpu")
+
+
+def test_a_base_is_found_from_everywhere_and_never_written_over(tmp_path: Path, monkeypatch: Any) -> None:
+    small_bert(tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    model = Model.from_pretrained("base", "cpu")
+    model.add_adapters()
+    for module in model.backbone.modules():
+        if isinstance(module, LoRA):
+            torch.nn.init.normal_(module.lora_B, std=0.1)
+    model.save_adapter("adapter")
+    monkeypatch.chdir("/")
+    again = Model.from_pretrained(tmp_path / "adapter", "cpu")
+    assert again.name_or_path == str(tmp_path / "base")
+    again.save_adapter(tmp_path / "adapter")  # back to where it came from, for the same base
+    ids = sequences()
+    np.testing.assert_array_equal(Model.from_pretrained(tmp_path / "adapter", "cpu").embed(ids), model.embed(ids))
+    with pytest.raises(UnitxError, match="holds a whole model: name another folder"):
+        again.save_adapter(tmp_path / "base")
+    (tmp_path / "base" / "model.safetensors").rename(tmp_path / "elsewhere")  # as of a folder whose weights are in shards
+    with pytest.raises(UnitxError, match="holds a whole model: name another folder"):
+        model.save_adapter(tmp_path / "base")
+    with pytest.raises(UnitxError, match="cannot be the base of its own adapters"):
+        again.save_adapter(tmp_path / "adapter", base=tmp_path / "adapter")
+
+
+@pytest.mark.parametrize(("field", "value", "says"), [
+    ("r", "8", "r is '8', and must be a number above 0"),
+    ("lora_alpha", None, "lora_alpha is None, and must be a number above 0"),
+    ("rank_pattern", {"(": 3}, r"rank_pattern: missing \), unterminated"),
+])  # fmt: skip
+def test_a_configuration_that_is_none_is_named(field: str, value: Any, says: str, tmp_path: Path) -> None:
+    adapted(published("bert", tmp_path / "base"), tmp_path / "adapter", target_modules=["query"])
+    file = tmp_path / "adapter" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
+    with pytest.raises(UnitxError, match=says):
+        Model.from_pretrained(tmp_path / "adapter", "cpu")
+
+
+def test_adapters_of_each_other_are_refused(tmp_path: Path) -> None:
+    adapted(published("bert", tmp_path / "base"), tmp_path / "a", target_modules=["query"])
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    for name, other in (("a", "b"), ("b", "a")):
+        file = tmp_path / name / "adapter_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": str(tmp_path / other)}))
+    with pytest.raises(UnitxError, match="and its base are adapters of each other"):
+        Model.from_pretrained(tmp_path / "a", "cpu")

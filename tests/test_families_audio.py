@@ -21,6 +21,7 @@ from unitx.errors import BadItem, UnitxError
 from unitx.model import Model
 from unitx.spectrogram import Fbank, LogMel
 from unitx.tokenizers.audio import AudioProcessor
+from unitx.tokens import Prepared, collate
 from unitx.worlds import speech
 
 RATE = 16_000
@@ -292,3 +293,33 @@ def test_whisper_hears_speech_as_the_original_does(tmp_path: Path) -> None:
     assert theirs.std() > 0.1
     for ours in model.hidden_states([said, values[0]], "audio"):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+
+
+def test_a_window_weighs_what_is_heard_of_it(tmp_path: Path) -> None:
+    """Ten milliseconds more do not make half of a recording's vector."""
+    make, config, extractor = AUDIO["ast"]
+    drawn(make, config).save_pretrained(tmp_path)
+    extractor.save_pretrained(tmp_path)
+    model = Model.from_pretrained(tmp_path, "cpu")
+    audio = model.processors["audio"]
+    rng = np.random.default_rng(0)
+    wave = rng.normal(size=(extractor.max_length + 3) * 160).astype(np.float32)
+    first, last = audio.windows(audio.features(audio.read((wave, 16_000))))
+    assert first.heard == 1.0 and 0 < last.heard < 0.1
+    with torch.inference_mode():
+        alone = [
+            model.head("pooled").outputs(model.encode(collate([Prepared([("audio", p)])], ["audio"])), torch.tensor([0]))
+            for p in (first, last)
+        ]
+    expected = (alone[0] * first.heard + alone[1] * last.heard) / (first.heard + last.heard)
+    found = model.embed([(wave, 16_000)], "audio", normalize=False)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_hop_that_does_not_divide_a_window_is_refused(tmp_path: Path) -> None:
+    make, config, _ = AUDIO["whisper"]
+    drawn(make, config).save_pretrained(tmp_path)
+    for hop in (150, 0):
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps({"hop_length": hop, "chunk_length": 1}))
+        with pytest.raises(UnitxError, match=f"preprocessor_config.json: hop_length {hop} must divide the 16000 samples"):
+            Model.from_pretrained(tmp_path, "cpu")

@@ -19,7 +19,7 @@ from mteb.abstasks.task_metadata import TaskMetadata
 from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
 from small_models import CLASSES, SPACE, picture, small_model
-from test_sentence_transformers import MINILM, PROMPTS, folder_of
+from test_sentence_transformers import DOCUMENTS, MINILM, PROMPTS, folder_of
 
 import unitx
 from unitx.errors import UnitxError
@@ -234,3 +234,11 @@ def test_mteb_s_batches_hold_pictures_too() -> None:
     batches = [{"image": pictures[:2], "label": [0, 1]}, {"image": pictures[2:], "label": [0]}]
     found = encoder.encode(batches, task_metadata=LocalClassification.metadata, **given)
     np.testing.assert_allclose(found, encoder.model.embed(pictures), atol=1e-6)
+
+
+def test_the_words_of_a_prompt_are_no_name(tmp_path: Path) -> None:
+    folder = folder_of("bert", tmp_path / "model", prompts={"query": "Find this: ", "document": "query"})
+    theirs, ours = SentenceTransformer(str(folder), device="cpu"), unitx.SentenceEncoder(folder)
+    for given in ({"prompt": "query"}, {"prompt_name": "query"}, {"prompt_name": "document"}, {"prompt": ""}):
+        np.testing.assert_allclose(ours.encode(DOCUMENTS, **given), theirs.encode(DOCUMENTS, **given), atol=1e-5)
+    np.testing.assert_allclose(ours.encode_document(DOCUMENTS), theirs.encode_document(DOCUMENTS), atol=1e-5)

@@ -174,10 +174,27 @@ def turned(data: bytes, matrix: tuple[int, int, int, int]) -> bytes:
     ("matrix", "quarters"), [((1, 0, 0, 1), 0), ((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)]
 )
 def test_a_turned_video_is_set_upright(matrix, quarters):
+    assert_shown(matrix, lambda pixels: np.rot90(pixels, quarters))  # counterclockwise
+
+
+@pytest.mark.parametrize(
+    ("matrix", "shown"),
+    [
+        ((-1, 0, 0, 1), lambda x: x[:, ::-1]),
+        ((1, 0, 0, -1), lambda x: x[::-1]),
+        ((0, 1, 1, 0), lambda x: x.transpose(1, 0, 2)),
+        ((0, -1, -1, 0), lambda x: x.transpose(1, 0, 2)[::-1, ::-1]),
+    ],
+)
+def test_a_mirrored_video_is_shown_as_it_says(matrix, shown):
+    assert_shown(matrix, shown)
+
+
+def assert_shown(matrix, shown):
     frames = np.zeros((4, 32, 48, 3), np.uint8)
     frames[:, :16, :24] = 255  # its upper left quarter is white
     clip = SMALL.read(turned(encoded(frames), matrix))
-    expected = np.rot90(frames[0], quarters).transpose(2, 0, 1)  # counterclockwise
+    expected = shown(frames[0]).transpose(2, 0, 1)
     assert clip.shape[1:] == expected.shape
     assert np.abs(clip[0].numpy().astype(int) - expected).mean() < 10
 

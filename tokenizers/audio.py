@@ -171,15 +171,16 @@ class AudioProcessor(Processor):
     def _patches(self, part: np.ndarray, floor: float, shortened: bool = False) -> Pieces:
         """Patches in order of time, then frequency; the one at (t, band) stands at (t, t + band, t)."""
         missing = self._room - len(part) if self.spectrogram else -len(part) % self.patch_frames
+        heard = len(part) / (len(part) + missing) if self.spectrogram else 1.0
         if missing:
             part = np.pad(part, ((0, missing), (0, 0)), constant_values=floor)
         if isinstance(self.spectrogram, Fbank):
-            return self._overlapping(part, self.spectrogram.strides, shortened)
+            return replace(self._overlapping(part, self.spectrogram.strides, shortened), heard=heard)
         values = rearrange(part, "(t f) (band m) -> (t band) (f m)", f=self.patch_frames, band=self.bands)
         time, band = np.divmod(np.arange(len(values)), self.bands)
         positions = np.stack([time, time + band, time], axis=1)
         grid = (len(values) // self.bands, self.bands)
-        return Pieces(np.ascontiguousarray(values), positions, shortened, grid)
+        return Pieces(np.ascontiguousarray(values), positions, shortened, grid, heard)
 
     def _overlapping(self, part: np.ndarray, strides: tuple[int, int], shortened: bool) -> Pieces:
         """Patches in order of frequency, then time, as a convolution gives them; positions as of others, class tokens

@@ -13,6 +13,7 @@ import av
 import numpy as np
 import torch
 import torch.nn.functional as F
+from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
 from einops import rearrange
 from PIL import Image
@@ -58,7 +59,7 @@ class VideoProcessor(ImageProcessor):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_whole(self, "frames", "tubelet")
-        if self.frames % self.tubelet:
+        if self.frames % self.tubelet and self.resize is None:  # a published model leaves the rest
             raise UnitxError(f"VideoProcessor: frames {self.frames} must be a multiple of tubelet {self.tubelet}")
         if self.frames // self.tubelet > self.max_tokens:
             raise UnitxError(f"VideoProcessor: {self.frames // self.tubelet} tubelets in time must fit in max_tokens")
@@ -207,11 +208,12 @@ def _timeline(file: BinaryIO, name: str) -> Timeline:
                 lasting[packet.pts] = packet.duration or 0
                 keys += [packet.pts] if packet.is_keyframe and packet.pts is not None else []
         sought = bool(re.search("mov|matroska", container.format.name))
+        says_length = sought or container.format.name == "flv"
         untimed = container.format.name == "avi"  # holds no times, and frames that wait for later ones get wrong ones
         begin, stated = ((value or 0) / av.time_base for value in (container.start_time, container.duration))
     if not count:
         raise BadItem(f"{name} holds no frames; remove it, or record it again")
-    if sought and reached - begin < 0.95 * stated - 0.3:
+    if says_length and reached - begin < 0.95 * stated - 0.3:
         raise BadItem(f"{name} is damaged or cut off; copy it again from its source")
     shown = sorted(time for time in lasting if time is not None)
     if untimed or not shown:
@@ -272,8 +274,13 @@ def _upright(frame: Any) -> Tensor:
         pixels = np.asarray(to_rgb(Image.fromarray(frame.to_ndarray(format="rgba"))))
     else:
         pixels = frame.to_ndarray(format="rgb24")
-    turned = np.rot90(pixels, round(frame.rotation / 90))
-    return torch.from_numpy(turned.transpose(2, 0, 1).copy())
+    matrix = frame.side_data.get(SideData.DISPLAYMATRIX)
+    if matrix is not None:  # 3 x 3 fixed-point numbers; x and y of a shown pixel are (a x + c y, b x + d y)
+        a, b, _, c, d = np.frombuffer(matrix, dtype=np.int32)[:5].tolist()
+        if abs(b) + abs(c) > abs(a) + abs(d):
+            pixels, a, d = pixels.transpose(1, 0, 2), c, b
+        pixels = pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
 
 def _picture(item: Any) -> Tensor:

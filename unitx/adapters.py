@@ -192,12 +192,18 @@ def _sorted_tensors(
 def _scale(module: str, config: dict[str, Any]) -> tuple[int, float]:
     """The rank of a module's adapter and what it is multiplied by, which patterns may set apart (peft's matching)."""
 
-    def of(patterns: str, default: str) -> Any:
+    def of(patterns: str, default: str) -> float:
         given = config.get(patterns) or {}
-        keys = (key for key in given if re.match(rf"(.*\.)?({key})$", module))
-        return next((given[key] for key in keys), config.get(default, 8))
+        try:
+            keys = [key for key in given if re.match(rf"(.*\.)?({key})$", module)]
+        except re.error as error:
+            raise ValueError(f"{patterns}: {error}") from error
+        value = given[keys[0]] if keys else config.get(default, 8)
+        if not isinstance(value, int | float) or value <= 0:
+            raise ValueError(f"{default} is {value!r}, and must be a number above 0")
+        return value
 
-    rank, alpha = of("rank_pattern", "r"), of("alpha_pattern", "lora_alpha")
+    rank, alpha = int(of("rank_pattern", "r")), of("alpha_pattern", "lora_alpha")
     # rsLoRA (Kalajdzievski 2023) divides by the root of the rank.
     return rank, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
@@ -219,10 +225,18 @@ def load_adapter(folder: Path, **hub: Any) -> Model | Towers:
     if base.resolve() == folder.resolve():
         raise UnitxError(f"{folder} is an adapter that names itself as its base: correct {ADAPTER_CONFIG}")
     own = (folder / CONFIG).is_file() and not is_published(read_config(folder, weights=False))
+    model: Model | Towers
     if not own and not is_adapter(base) and is_published(config := read_config(base)):
-        return load_published(Folder(base, config, above=folder), adapter)
-    model = Model.from_pretrained(base, "cpu", **hub)
-    return _with_own(adapter, model) if own else _merged_into(model, adapter)
+        model = load_published(Folder(base, config, above=folder), adapter)
+    else:
+        try:
+            model = Model.from_pretrained(base, "cpu", **hub)
+        except RecursionError:
+            raise UnitxError(f"{folder} and its base are adapters of each other: correct {ADAPTER_CONFIG}") from None
+        model = _with_own(adapter, model) if own else _merged_into(model, adapter)
+    # What is merged is a model of its own; what stays apart can be written again, for the same base.
+    model.name_or_path = str(base if own else folder)
+    return model
 
 
 @torch.no_grad()
@@ -300,13 +314,15 @@ def save_adapter(model: Model, folder: str | Path, base: str | Path | None = Non
     from unitx.model import CONFIG, WEIGHTS
 
     folder = Path(folder).expanduser()
-    named = str(base or model.name_or_path or "")
+    named = _as_base(base or model.name_or_path or "")
     if not has_lora(model.backbone):
         raise UnitxError("the model has no adapters (add_adapters, --tune lora): use save_pretrained")
-    if (folder / WEIGHTS).exists():
+    if (folder / WEIGHTS).exists() or ((folder / CONFIG).exists() and not is_adapter(folder)):
         raise UnitxError(f"{folder} holds a whole model: name another folder")
     if not named:
         raise UnitxError("the model was not loaded from a folder: say what its adapters are for, base=")
+    if named == _as_base(folder):
+        raise UnitxError(f"{folder} cannot be the base of its own adapters: say what they are for, base=")
     tensors = _trained_whole(model, named)
     modules = sorted({".".join(name.split(".")[:2]) for name in tensors})
     for name, module in model.named_modules():
@@ -323,6 +339,12 @@ def save_adapter(model: Model, folder: str | Path, base: str | Path | None = Non
     for name, data in files.items():
         (folder / name).write_bytes(data)
     return folder
+
+
+def _as_base(named: str | Path) -> str:
+    """A folder as a whole path, so that it is found from everywhere; an id as it is."""
+    path = Path(named).expanduser()
+    return str(path.resolve()) if str(named) and path.exists() else str(named)
 
 
 def _trained_whole(model: Model, base: str) -> dict[str, Tensor]:

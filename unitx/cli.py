@@ -365,9 +365,10 @@ def _convert(arguments: argparse.Namespace) -> None:
     if (out / "config.json").exists() or (out / "adapter_config.json").exists():
         raise UnitxError(f"{out} already holds a model: name another folder")
     from unitx.lora import merge_lora
+    from unitx.model import Model
 
     model = _load(arguments)
-    if not model.frozen:  # what is frozen passes the adapters by, and they stay apart
+    if isinstance(model, Model) and not model.frozen:  # what is frozen passes the adapters by, and they stay apart
         merge_lora(model.backbone)
     model.save_pretrained(out)
     size, heads = sum(p.numel() for p in model.parameters()), ", ".join(model.tasks) or "none"

@@ -98,8 +98,8 @@ def hidden_states(
     """
     sequences = _sequences(items, lambda item: parts_of(model, item, modality))
     found: list[dict[int, Tensor]] = [{} for _ in sequences]
-    for tokens, owners, places in _batches(model, sequences, batch_tokens, show_progress, on_error):
-        for item, place, states in zip(owners, places, tokens.to_list(), strict=True):
+    for tokens, owners, windows in _batches(model, sequences, batch_tokens, show_progress, on_error):
+        for item, (place, _), states in zip(owners, windows, tokens.to_list(), strict=True):
             found[item][place] = states.float().cpu()
     nothing = torch.zeros(0, model.backbone.config.dim)
     return [torch.cat([states[i] for i in sorted(states)]) if states else nothing for states in found]
@@ -286,12 +286,11 @@ def _run(
     """(items, …) float32 on the CPU: what `compute` gives, averaged over an item's windows; NaN for skipped ones."""
     total: Tensor | None = None
     weight = torch.zeros(len(sequences))
-    for tokens, owners, _ in _batches(model, sequences, batch_tokens, show_progress, on_error):
-        lengths = [tokens.layout.lengths[i] for i in tokens.layout.inverse]
+    for tokens, owners, windows in _batches(model, sequences, batch_tokens, show_progress, on_error):
         found = compute(tokens)[tokens.layout.inverse].float().cpu()
         if total is None:
             total = found.new_zeros(len(sequences), *found.shape[1:])
-        share = torch.tensor(lengths, dtype=torch.float32)
+        share = torch.tensor([window.weight for _, window in windows])
         total.index_add_(0, torch.tensor(owners), found * share.view(-1, *[1] * (found.ndim - 1)))
         weight.index_add_(0, torch.tensor(owners), share)
     if total is None:
@@ -305,8 +304,8 @@ def _batches(
     batch_tokens: int,
     show_progress: bool | None,
     on_error: str,
-) -> Iterator[tuple[Tokens, list[int], list[int]]]:
-    """Backbone outputs, and of each sequence in the order it was given to collate its item and its place there."""
+) -> Iterator[tuple[Tokens, list[int], list[tuple[int, Prepared]]]]:
+    """Backbone outputs, and of each sequence in the order it was given to collate its item, its place and itself."""
     if on_error not in ("raise", "skip"):
         raise UnitxError(f"on_error is {on_error!r}; it can be 'raise' or 'skip'")
     training = model.training
@@ -319,7 +318,7 @@ def _batches(
             windows = [(first + i, window) for i, found in enumerate(chunk) for window in found]
             for places in pack([len(window) for _, window in windows], batch_tokens):
                 batch = collate([windows[i][1] for i in places], model.modalities).to(model.device)
-                yield model.encode(batch), [windows[i][0] for i in places], places
+                yield model.encode(batch), [windows[i][0] for i in places], [(i, windows[i][1]) for i in places]
     finally:
         model.train(training)
     if shortened:

@@ -109,7 +109,7 @@ def describe(item: Any) -> str:
         return f"list of {len(item)}, the first a {describe(item[0])}"
     if hasattr(item, "read"):
         return f"file {getattr(item, 'name', 'object')}"
-    return f"{type(item).__name__} {repr(item)[:30]}"
+    return f"{type(item).__name__} {' '.join(repr(item).split())[:30]}"
 
 
 def is_tensor(item: Any) -> bool:

@@ -317,8 +317,8 @@ class Model(nn.Module):
         folder = locate(source, **hub)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         if adapters.is_adapter(folder):
-            model = cast(Model, adapters.load_adapter(folder, **hub))
-        elif is_published(config := read_config(folder)):
+            return cast(Model, adapters.load_adapter(folder, **hub).to(device).eval())
+        if is_published(config := read_config(folder)):
             model = cast(Model, load_published(Folder(folder, config)))
         elif "towers" in config:
             from unitx.towers import Towers

@@ -45,6 +45,7 @@ class Blueprint:
             Where leaves differ, our tensor → their tensors; of none at all what `change` makes anew.
         change: our module (or tensor, as in the table) → how its tensors come from theirs, where joining is not all.
         ignored: a pattern of tensors that are not needed: known buffers, heads that are not taken over.
+        left_out: a pattern of a whole part that is not, which adapters may change too: a decoder.
     """
 
     backbone: BackboneConfig
@@ -53,6 +54,7 @@ class Blueprint:
     table: Table
     change: dict[str, Change] = field(default_factory=dict)
     ignored: str = r"(?!)"
+    left_out: str = r"(?!)"
 
 
 @dataclass
@@ -88,15 +90,22 @@ class Folder:
         self.files = _tensor_files(path)
         self.leave_off()
 
-    def leave_off(self, *prefixes: str) -> None:
-        """Let tables leave off what names begin with where a head stands on the model, "bert."."""
-        self._prefixes = prefixes
+    def leave_off(self, *prefixes: str, renamed: dict[str, str] | None = None) -> None:
+        """Let tables leave off what names begin with where a head stands on the model, "bert.".
+
+        Args:
+            renamed: pattern → what stands in its place, where the original's modules have other names than its files:
+                adapters name modules.
+        """
+        self._prefixes, self._renamed = prefixes, renamed or {}
         self.names = {self.bare(name): name for name in self.files}
 
     def bare(self, name: str) -> str:
         """What a tensor is called in tables; norms of old checkpoints have other leaves."""
         for prefix in self._prefixes:
             name = name.removeprefix(prefix)
+        for pattern, instead in self._renamed.items():
+            name = re.sub(pattern, instead, name)
         return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
     def read_bytes(self, name: str) -> bytes:
@@ -174,7 +183,8 @@ def read_blueprint(folder: Folder) -> Blueprint | TowersBlueprint:
     except KeyError as error:
         raise UnitxError(f"{folder.path / 'config.json'} lacks {error}, which a '{kind}' model needs") from error
     except ValueError as error:
-        raise UnitxError(f"{folder.path / 'config.json'}: {error}") from error
+        where = folder.path if ".json" in str(error) else folder.path / "config.json"
+        raise UnitxError(f"{where}: {error}") from error
 
 
 def load_published(folder: Folder, adapter: Adapter | None = None) -> Model | Towers:
@@ -195,8 +205,10 @@ def load_published(folder: Folder, adapter: Adapter | None = None) -> Model | To
     models = [_load(folder, one, adapter, used) for one in plans]
     if isinstance(plan, TowersBlueprint):
         used |= {plan.scale, plan.bias}
-    _check_all_used(folder, used, [one.ignored for one in plans])
+    left_out = "|".join(one.left_out for one in plans)
+    _check_all_used(folder, used, [left_out, *(one.ignored for one in plans)])
     if adapter is not None:
+        adapter.unused = {name for name in adapter.unused if not re.search(left_out, name)}
         adapter.check_used()
     if isinstance(plan, Blueprint):
         return models[0]

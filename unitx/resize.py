@@ -12,6 +12,9 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
+from unitx.errors import BadItem
+
+SIDE_LIMIT = 20_000  # pixels that a side is scaled to at most; pictures so long and narrow show nothing
 MODES = ("nearest-exact", "bilinear", "bicubic")
 
 
@@ -75,4 +78,6 @@ def _of_sides(whole: tuple[int, ...] | torch.Size, size: tuple[int, ...]) -> tup
     if len(size) == 2:
         return size[0], size[1]
     short, long = size[0], int(size[0] * max(height, width) / min(height, width))
+    if long > SIDE_LIMIT:
+        raise BadItem(f"a picture of {width} x {height} pixels would be scaled to {long} pixels a side: crop it")
     return (short, long) if height <= width else (long, short)

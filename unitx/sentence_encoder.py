@@ -123,11 +123,12 @@ class SentenceEncoder:
         if device is not None:
             self.model.to(device)
         single = isinstance(inputs, str | dict)
+        words = self._prompt(prompt_name) if prompt is None else prompt
         vectors = self.model.embed(
-            [{"text": item} if isinstance(item, str) else item for item in ([inputs] if single else inputs)],
+            [_with_words(item, words or "") for item in ([inputs] if single else inputs)],
             batch_tokens=batch_size * TOKENS,
             normalize=normalize_embeddings,
-            prompt=self._prompt(prompt_name) if prompt is None else prompt,
+            prompt=words and "",  # which stand there already, and are no name
             truncate_dim=truncate_dim,
             show_progress=show_progress_bar,
         )
@@ -207,3 +208,9 @@ class SentenceEncoder:
         rows = torch.stack([torch.as_tensor(v) for v in vectors]) if isinstance(vectors, list) else vectors
         rows = torch.atleast_2d(torch.as_tensor(rows)).float()
         return F.normalize(rows, dim=-1) if self.similarity_fn_name == "cosine" else rows
+
+
+def _with_words(item: Any, words: str) -> dict[str, Any]:
+    """An item by modality, its text behind the words of a prompt."""
+    parts = {"text": item} if isinstance(item, str) else item
+    return {m: words + part if m == "text" and isinstance(part, str) else part for m, part in parts.items()}

@@ -33,12 +33,14 @@ class Pieces:
             `values`. Text stands at (t, t, t), which equals one-dimensional rotary.
         shortened: whether a part of the item was left out to keep `max_tokens`.
         grid: how many patches lie along each axis, for tokenizers that need to know; their product is n.
+        heard: the share of it that is the item, where the rest fills it up: what it weighs among the item's windows.
     """
 
     values: np.ndarray
     positions: np.ndarray
     shortened: bool = False
     grid: tuple[int, ...] = ()
+    heard: float = 1.0
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -234,6 +236,11 @@ class Prepared:
 
     def __len__(self) -> int:
         return sum(len(pieces) for _, pieces in self.parts)
+
+    @property
+    def weight(self) -> float:
+        """Among the windows of an item: its tokens, as far as they are the item's."""
+        return sum(len(pieces) * pieces.heard for _, pieces in self.parts)
 
     @property
     def prefix(self) -> int:

@@ -335,7 +335,10 @@ class Trainer:
         best = Model.from_pretrained(self.folder, self.accelerator.device)
         self.accelerator.wait_for_everyone()
         if has_lora(best.backbone) and self.recipe.tune == "lora" and self.main:
-            best.save_adapter(self.folder / "adapter", self.job.resolved["base"])
+            try:
+                best.save_adapter(self.folder / "adapter", self.job.resolved["base"])
+            except UnitxError as error:  # the whole model is written in any case
+                self.report.say(f"the adapter was not written: {error}")
         if has_lora(best.backbone) and not best.frozen:
             merge_lora(best.backbone)
             if self.main:

@@ -6,8 +6,9 @@ from einops import rearrange
 from torch import Tensor
 
 from unitx.config import BackboneConfig
-from unitx.families.common import activation, classifier, embedding, preprocessor, unchanged
+from unitx.families.common import activation, classifier, embedding, preprocessor, unchanged_in
 from unitx.families.images import position_tables, square_patch
+from unitx.families.vit import MODULES
 from unitx.pooling import Pooling
 from unitx.positions import LearnedPositions
 from unitx.published import Blueprint, Folder, Table
@@ -31,7 +32,7 @@ TABLE: Table = {
 @register_family("audio-spectrogram-transformer")
 def ast(folder: Folder) -> Blueprint:
     config = folder.config
-    folder.leave_off("audio_spectrogram_transformer.")
+    folder.leave_off("audio_spectrogram_transformer.", renamed=MODULES)
     dim, eps = config["hidden_size"], config.get("layer_norm_eps", 1e-12)
     backbone = BackboneConfig(
         dim, config["num_hidden_layers"], config["num_attention_heads"], mlp_ratio=config["intermediate_size"] / dim,
@@ -52,7 +53,8 @@ def _processor(folder: Folder) -> AudioProcessor:
     config = folder.config
     mels, frames = config.get("num_mel_bins", 128), config.get("max_length", 1024)
     given = preprocessor(folder, "feature_extractor")
-    unchanged(given, num_mel_bins=mels, max_length=frames, sampling_rate=16_000, padding_value=0.0)
+    expected = {"num_mel_bins": mels, "max_length": frames, "sampling_rate": 16_000, "padding_value": 0.0}
+    unchanged_in("preprocessor_config.json", given, **expected)
     mean, std = given.get("mean", Fbank.mean), given.get("std", Fbank.std)
     if not given.get("do_normalize", True):
         mean, std = 0.0, 0.5

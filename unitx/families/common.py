@@ -37,6 +37,14 @@ def activation(name: str) -> str:
     return ACTIVATIONS[name]
 
 
+def unchanged_in(file: str, config: dict[str, Any], **expected: Any) -> None:
+    """`unchanged`, of another file of the folder."""
+    try:
+        unchanged(config, **expected)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
 def unchanged(config: dict[str, Any], **expected: Any) -> None:
     """Raise ValueError where a field of the configuration asks for what is not supported."""
     for name, value in expected.items():

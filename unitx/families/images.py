@@ -30,6 +30,13 @@ def image_processor(folder: Folder, positions: LearnedPositions, patch: int, **d
 def pixels_as(given: dict[str, Any], **defaults: Any) -> dict[str, Any]:
     """The options that bring pixels to what a published model reads, as its processor's file says."""
     config = {"do_resize": True, "do_rescale": True, "do_normalize": True, "resample": 2, **defaults, **given}
+    try:
+        return _pixels_as(config)
+    except ValueError as error:
+        raise ValueError(f"preprocessor_config.json: {error}") from error
+
+
+def _pixels_as(config: dict[str, Any]) -> dict[str, Any]:
     unchanged(config, rescale_factor=1 / 255, do_pad=False)
     mean, std = [0.0] * 3, [1.0] * 3
     if config["do_normalize"]:

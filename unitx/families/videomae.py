@@ -52,11 +52,10 @@ def videomae(folder: Folder) -> Blueprint:
     normed = ("norm",) if "fc_norm.weight" in folder.names else ()
     pooling = Pooling("mean", steps=normed, eps=1e-5)
     tasks, head = classifier(folder, "video", "classifier", Pooling("first") if backbone.final_norm else pooling)
-    assert video.positions is not None
     table, change = _biases(folder)
     change |= {
         "tokenizers.video.stem.embed": _tubelet_weights,
-        "tokenizers.video.positions.table": _sinusoids(video.positions.tokens, backbone.dim),
+        "tokenizers.video.positions.table": _sinusoids(video.max_tokens, backbone.dim),
         "tokenizers.video.positions.class_tokens": lambda leaf, tensors: torch.zeros(0, backbone.dim),
     }
     return Blueprint(
@@ -74,10 +73,13 @@ def _processor(folder: Folder) -> VideoProcessor:
     given = files[0] or files[1] or (folder.read_json("processor_config.json") or {}).get("video_processor", {})
     defaults: dict[str, Any] = {"default_to_square": False, "size": min(height, width), "do_center_crop": True}
     defaults["crop_size"] = {"height": height, "width": width}
+    pixels = pixels_as(given, **defaults)
+    sides = pixels["resize"].crop or pixels["resize"].size
+    if len(sides) == 2 and [side // patch for side in sides] != [height // patch, width // patch]:
+        raise ValueError(f"preprocessor_config.json gives frames of {sides}, and the model reads {(height, width)}")
     return VideoProcessor(
-        positions.tokens, patch=patch, positions=positions, frames=frames // tubelet * tubelet, tubelet=tubelet,
-        **pixels_as(given, **defaults),
-    )  # fmt: skip
+        positions.tokens, patch=patch, positions=positions, frames=frames, tubelet=tubelet, **pixels
+    )
 
 
 def _biases(folder: Folder) -> tuple[Table, dict[str, Change]]:

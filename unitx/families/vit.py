@@ -26,6 +26,19 @@ VIT: Table = SHARED | {
     "backbone.blocks.{i}.mlp_norm": f"{LAYER}layernorm_after",
     "heads.pooled.pooler.steps.0": "pooler.dense",
 }
+# What transformers' modules are called since version 5, where its files kept the older names.
+ATTENTION = {
+    r"\.attention\.q_proj\.": ".attention.attention.query.",
+    r"\.attention\.k_proj\.": ".attention.attention.key.",
+    r"\.attention\.v_proj\.": ".attention.attention.value.",
+    r"\.attention\.o_proj\.": ".attention.output.dense.",
+}
+MODULES = {
+    r"^layers\.": "encoder.layer.",
+    **ATTENTION,
+    r"\.mlp\.fc1\.": ".intermediate.dense.",
+    r"\.mlp\.fc2\.": ".output.dense.",
+}
 IGNORED = r"mask_token$|^decoder\."  # of masked pre-training
 
 
@@ -33,7 +46,7 @@ IGNORED = r"mask_token$|^decoder\."  # of masked pre-training
 def vit(folder: Folder, tokens: tuple[str, ...] = ("cls_token",), **processor: Any) -> Blueprint:
     """`tokens`: the names of the class tokens; `processor`: what its processor does where its file does not say."""
     config = folder.config
-    folder.leave_off("vit.", "deit.")
+    folder.leave_off("vit.", "deit.", renamed=MODULES)
     positions, patch = _positions(config, len(tokens))
     backbone = _backbone(config, config["intermediate_size"] / config["hidden_size"], eps=1e-12)
     pooling = Pooling("first")
@@ -68,7 +81,7 @@ def deit(folder: Folder) -> Blueprint:
 @register_family("dinov2")
 def dinov2(folder: Folder, registers: int = 0) -> Blueprint:
     config = folder.config
-    folder.leave_off("dinov2.", "dinov2_with_registers.")
+    folder.leave_off("dinov2.", "dinov2_with_registers.", renamed=ATTENTION)
     positions, patch = _positions(config, 1 + registers, antialias=registers > 0, default=14)
     gated = bool(config.get("use_swiglu_ffn", False))
     ratio = config.get("mlp_ratio", 4)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from unitx.config import BackboneConfig
-from unitx.families.common import activation, classifier, merged, preprocessor, unchanged
+from unitx.families.common import activation, classifier, merged, preprocessor, unchanged_in
 from unitx.families.images import position_tables
 from unitx.pooling import Pooling
 from unitx.positions import LearnedPositions
@@ -52,16 +52,19 @@ def whisper(folder: Folder) -> Blueprint:
         (TABLE | head, {"backbone.blocks.{i}.attn.qkv.bias": _keys_without_bias}),
         position_tables("embed_positions.weight", (), own=0, modality="audio"),
     )
-    return Blueprint(backbone, {"audio": _processor(folder)}, tasks, table, change, r"^decoder\.|^proj_out\.")
+    return Blueprint(backbone, {"audio": _processor(folder)}, tasks, table, change, left_out=r"^decoder\.|^proj_out\.")
 
 
 def _processor(folder: Folder) -> AudioProcessor:
     config = folder.config
     mels, length = config.get("num_mel_bins", 80), config.get("max_source_positions", 1500)
     given = preprocessor(folder, "feature_extractor")
-    unchanged(given, feature_size=mels, sampling_rate=16_000, padding_value=0.0, dither=0.0, do_normalize=False)
-    hop = given.get("hop_length", 160)
-    frames = given.get("chunk_length", 30) * 16_000 // hop
+    expected = {"feature_size": mels, "sampling_rate": 16_000, "padding_value": 0.0, "dither": 0.0}
+    unchanged_in("preprocessor_config.json", given, do_normalize=False, **expected)
+    hop, samples = given.get("hop_length", 160), given.get("chunk_length", 30) * 16_000
+    if hop < 1 or samples % hop:
+        raise ValueError(f"preprocessor_config.json: hop_length {hop} must divide the {samples} samples of a window")
+    frames = samples // hop
     if given and frames != 2 * length:
         raise ValueError(
             f"max_source_positions is {length}, of two frames each, but chunk_length and hop_length of the feature "

@@ -1,0 +1,100 @@
+"""A ViT in unitx beside transformers and timm: the same weights, the same pictures, in one run.
+
+    python tests/benchmarks/vit.py
+
+ViT-S/16 at 224 pixels with drawn weights (the time does not depend on them), OpenMoji's drawings as pictures of 618
+pixels, from PIL pictures to vectors, 32 at a time. Rounds alternate; the ratio is that of the medians, its spread that
+of rounds side by side.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+import transformers as hf
+from PIL import Image
+from timm.models import save_for_hf
+from torch import Tensor
+
+import unitx
+from unitx.worlds import pictures
+from unitx.worlds.emoji import HUNDRED
+
+BATCH, ROUNDS = 32, 5
+SIZE = 618
+SHAPE = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "intermediate_size": 1536}
+
+
+def photos() -> list[Image.Image]:
+    drawn = [pictures.draw(emoji, SIZE, pictures.Style()) for emoji in HUNDRED[: 3 * BATCH]]
+    return [Image.fromarray(picture[..., :3]) for picture in drawn]
+
+
+def seconds(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def by_transformers(folder: str, model: hf.ViTModel) -> Callable[[list[Image.Image]], Tensor]:
+    processor = hf.ViTImageProcessor()
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+    def embed(items: list[Image.Image]) -> Tensor:
+        batches = [items[i : i + BATCH] for i in range(0, len(items), BATCH)]
+        pixels = (processor(batch, return_tensors="pt")["pixel_values"].to(model.dtype) for batch in batches)
+        return torch.cat([model(batch).pooler_output for batch in pixels])
+
+    return embed
+
+
+def by_timm(folder: str, model: Any) -> Callable[[list[Image.Image]], Tensor]:
+    save_for_hf(model, folder, model_args={"num_classes": 0}, safe_serialization=True)
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+
+    def embed(items: list[Image.Image]) -> Tensor:
+        batches = [items[i : i + BATCH] for i in range(0, len(items), BATCH)]
+        dtype = next(model.parameters()).dtype
+        return torch.cat([model(torch.stack([transform(item) for item in batch]).to(dtype)) for batch in batches])
+
+    return embed
+
+
+@torch.inference_mode()
+def main() -> None:
+    items = photos()
+    peers = {
+        "transformers": (by_transformers, hf.ViTModel(hf.ViTConfig(**SHAPE)).eval()),
+        "timm": (by_timm, timm.create_model("vit_small_patch16_224", num_classes=0).eval()),
+    }
+    for library, (make, model) in peers.items():
+        with tempfile.TemporaryDirectory() as folder:
+            embed = make(folder, model)
+            ours = unitx.Model.from_pretrained(folder, "cpu")
+        expected = embed(items).numpy()
+        for name, dtype in {"fp32": torch.float32, "bf16": torch.bfloat16}.items():
+            model.to(dtype)
+            ours.compute_dtype = dtype
+            worst = np.abs(ours.embed(items, normalize=False) - expected).max()
+            rounds = [
+                (seconds(lambda embed=embed: embed(items)), seconds(lambda ours=ours: ours.embed(items)))
+                for _ in range(ROUNDS)
+            ]
+            a, b = (statistics.median(column) for column in zip(*rounds, strict=True))
+            ratios = sorted(x / y for x, y in rounds)
+            print(
+                f"{name}: {library} {len(items) / a:.1f} pictures/s, unitx {len(items) / b:.1f} pictures/s, "
+                f"ratio {a / b:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}); largest difference to fp32 {worst:.1e}"
+            )
+
+
+if __name__ == "__main__":
+    main()
