@@ -13,7 +13,7 @@ import peft
 import pytest
 import torch
 import transformers as hf
-from published_models import AUDIO, CASES, IMAGES, audio_windows, drawn, pictures, sequences, small_bert, wordpiece
+from published_models import AUDIO, CASES, IMAGES, audio_windows, drawn, sequences, small_bert, wordpiece
 from safetensors.torch import load_file, save_file
 from small_data import text_rows
 from small_models import CLASSES, SHAPE, SPACE, STORIES, batch_of, picture, shake, small_model, sound
@@ -109,7 +109,7 @@ def test_an_adapter_on_a_model_of_pictures(case: str, given: dict[str, Any], tmp
     base.save_pretrained(tmp_path / "base")
     base.name_or_path = str(tmp_path / "base")
     original = adapted(base, tmp_path / "adapter", **given)
-    items = [p for p in pictures(base.config.patch_size) if p.shape[1:] == (base.config.image_size,) * 2]
+    items = list(torch.randn(2, 3, base.config.image_size, base.config.image_size))
     ours = Model.from_pretrained(tmp_path / "adapter", "cpu")
     for pixels, states in zip(items, ours.hidden_states(items), strict=True):
         theirs = original.base_model.model.base_model(pixels[None]).last_hidden_state[0]
@@ -433,7 +433,7 @@ def test_a_base_is_found_from_everywhere_and_never_written_over(tmp_path: Path, 
     np.testing.assert_array_equal(Model.from_pretrained(tmp_path / "adapter", "cpu").embed(ids), model.embed(ids))
     with pytest.raises(UnitxError, match="holds a whole model: name another folder"):
         again.save_adapter(tmp_path / "base")
-    (tmp_path / "base" / "model.safetensors").rename(tmp_path / "elsewhere")  # as of a folder whose weights are in shards
+    (tmp_path / "base" / "model.safetensors").rename(tmp_path / "elsewhere")  # as where weights are in shards
     with pytest.raises(UnitxError, match="holds a whole model: name another folder"):
         model.save_adapter(tmp_path / "base")
     with pytest.raises(UnitxError, match="cannot be the base of its own adapters"):

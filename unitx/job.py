@@ -24,7 +24,7 @@ from unitx.task import TaskInfo
 from unitx.tokenizer import Processor
 
 FINETUNE_RATE = 0.3  # of the rate for new models, where all of a trained one moves
-GOES_ON = ("tied", "pooling")  # options of a head that its task keeps when it is trained further
+GOES_ON = ("tied", "pooling", "multi_label")  # options of a head that its task keeps when it is trained further
 SPM_TEXTS = 200_000  # texts that a sentencepiece vocabulary is trained on, at most
 
 

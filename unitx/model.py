@@ -24,7 +24,8 @@ from unitx.task import Task, TaskInfo
 from unitx.tokenizer import Processor, Tokenizer
 from unitx.tokens import Batch, Targets, Tokens
 
-HUB_FILES = ["*.json", "*.safetensors", "*.spm"]  # a repository may hold the same weights in five formats
+# A repository may hold the same weights in five formats.
+HUB_FILES = ["*.json", "*.safetensors", "*.spm", "spiece.model"]
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 

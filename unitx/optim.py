@@ -113,7 +113,8 @@ def build_optimizers(
             elif ".mlp.up." in name and model.backbone.config.gated:
                 splits[p] = [model.backbone.config.mlp_dim] * 2
         else:
-            rest[scale, weight_decay if p.ndim == 2 else 0.0].append(p)
+            decays = p.ndim == 2 and ".positions." not in name  # neither ViT's positions nor its class tokens do
+            rest[scale, weight_decay if decays else 0.0].append(p)
     found: list[torch.optim.Optimizer] = []
     if hidden:
         groups = [{"params": params, "scale": scale} for scale, params in hidden.items()]

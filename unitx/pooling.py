@@ -26,9 +26,9 @@ class Pooling:
             (where the end of the text is), "rest" (the mean of the patches behind class and register tokens), "first
             and rest" (both side by side), or "attention" (a learned query).
         first: how many tokens "first" is the mean of, and "concat" takes.
-        rest: where "rest" begins.
+        rest: where "rest" begins, and what "attention" sees.
         end: the id that "end" looks for, at its first place; None for the highest id of the text.
-        heads: of "attention".
+        heads: of "attention", which divide the width.
         mlp: hidden width of the MLP behind "attention".
         activation: of that MLP.
         steps: what follows, in order: "norm", "dense", "tanh" or the name of an activation.
@@ -42,7 +42,7 @@ class Pooling:
 
     kind: str = "mean"
     first: int = 1
-    rest: int = 1
+    rest: int = 0
     end: int | None = None
     heads: int = 1
     mlp: int = 0
@@ -56,6 +56,11 @@ class Pooling:
         object.__setattr__(self, "steps", tuple(self.steps))  # a list, from JSON
         if self.kind not in KINDS:
             raise UnitxError(f"pooling is {self.kind!r}; it can be {', '.join(KINDS)}")
+        for name, least in (("first", 1), ("rest", 0), ("heads", 1), ("mlp", 0), ("width", 0)):
+            if not isinstance(value := getattr(self, name), int) or value < least:
+                raise UnitxError(f"pooling: {name} is {value!r}; it must be a whole number from {least} on")
+        if self.activation not in ACTIVATION:
+            raise UnitxError(f"pooling: activation is {self.activation!r}; it can be {', '.join(ACTIVATION)}")
         for step in self.steps:
             if step not in STEPS:
                 raise UnitxError(f"a pooling has no step {step!r}; there are {', '.join(STEPS)}")
@@ -111,6 +116,8 @@ class Pooler(nn.Module):
             place = layout.offsets[1:].long() - 1 if kind == "last" else _places_of_end(tokens, self.config.end)
             return tokens.vectors.index_select(0, place)
         if kind == "concat":
+            if (shortest := min(layout.lengths)) < self.config.first:
+                raise UnitxError(f"a sequence of {shortest} tokens has no {self.config.first} class tokens")
             places = layout.offsets[:-1, None].long() + torch.arange(self.config.first, device=layout.device)
             return tokens.vectors.index_select(0, places.flatten()).view(len(layout), -1)
         first = _mean_where(tokens, layout.within < self.config.first)
@@ -144,7 +151,9 @@ class AttentionPooling(nn.Module):
 
     def __init__(self, dim: int, config: Pooling):
         super().__init__()
-        self.heads, self.activation = config.heads, ACTIVATION[config.activation]
+        if dim % config.heads:
+            raise UnitxError(f"pooling: heads {config.heads} must divide the width {dim}")
+        self.heads, self.activation, self.rest = config.heads, ACTIVATION[config.activation], config.rest
         self.query = nn.Parameter(torch.randn(dim) * dim**-0.5)
         self.q, self.kv, self.out = Linear(dim, dim), Linear(dim, 2 * dim), Linear(dim, dim)
         self.norm = LayerNorm(dim, config.eps, bias=True)
@@ -155,7 +164,8 @@ class AttentionPooling(nn.Module):
         segments, count = tokens.layout.segments, len(tokens.layout)
         k, v = self.kv(tokens.vectors).float().unflatten(-1, (2, self.heads, -1)).unbind(1)
         q = self.q(self.query).float().view(self.heads, -1)
-        scores = (k * q).sum(-1) * q.shape[-1] ** -0.5
+        seen = tokens.layout.within >= self.rest
+        scores = ((k * q).sum(-1) * q.shape[-1] ** -0.5).masked_fill(~seen[:, None], -torch.inf)
         owners = segments[:, None].expand_as(scores)
         highest = scores.new_full((count, self.heads), -torch.inf).scatter_reduce(0, owners, scores, "amax")
         weights = torch.exp(scores - highest.index_select(0, segments))

@@ -41,7 +41,8 @@ class LearnedPositions:
     def __post_init__(self) -> None:
         object.__setattr__(self, "grid", tuple(self.grid))  # a list, from JSON
         if len(self.grid) not in MODES or min(self.grid) < 1 or self.class_tokens < 0:
-            raise ValueError(f"positions need a grid of one to three whole numbers above 0, not {self.grid}")
+            raise ValueError(f"positions need a grid of one to three whole numbers above 0 and no less than 0 class "
+                             f"tokens, not {self.grid} and {self.class_tokens}")  # fmt: skip
 
     @property
     def tokens(self) -> int:
@@ -59,7 +60,9 @@ class PositionEmbedding(nn.Module):
         super().__init__()
         self.config = config
         self.table = nn.Parameter(torch.randn(math.prod(config.grid), dim) * POSITION_STD)
-        self.class_tokens = nn.Parameter(torch.randn(config.class_tokens, dim))
+        # None rather than empty: data-parallel training waits for the gradient of every parameter.
+        k = config.class_tokens
+        self.class_tokens = nn.Parameter(torch.randn(k, dim)) if k else None
         self.norm = LayerNorm(dim, config.norm_eps, bias=True) if config.norm_eps else nn.Identity()
 
     def forward(self, x: Tensor, grids: list[Grid]) -> Tensor:
@@ -87,7 +90,7 @@ class PositionEmbedding(nn.Module):
 
     def _with_class_tokens(self, x: Tensor, counts: list[int]) -> Tensor:
         k = self.config.class_tokens
-        if not k:
+        if self.class_tokens is None:
             return x
         starts = np.cumsum([0, *counts])
         before = np.arange(k)

@@ -171,6 +171,8 @@ def read_blueprint(folder: Folder) -> Blueprint | TowersBlueprint:
     """
     from unitx.families.sentence_transformers import with_modules
 
+    if folder.config.get("quantization_config"):
+        raise UnitxError(f"{folder.path} holds quantized weights, which are not supported: take the unquantized model")
     kind = str(folder.config.get("model_type", "timm"))
     if kind not in FAMILIES.names():
         raise UnitxError(
@@ -182,7 +184,7 @@ def read_blueprint(folder: Folder) -> Blueprint | TowersBlueprint:
         return plan if isinstance(plan, TowersBlueprint) else with_modules(folder, plan)
     except KeyError as error:
         raise UnitxError(f"{folder.path / 'config.json'} lacks {error}, which a '{kind}' model needs") from error
-    except ValueError as error:
+    except (ValueError, TypeError, ZeroDivisionError) as error:
         where = folder.path if ".json" in str(error) else folder.path / "config.json"
         raise UnitxError(f"{where}: {error}") from error
 
@@ -201,12 +203,16 @@ def load_published(folder: Folder, adapter: Adapter | None = None) -> Model | To
     plan = read_blueprint(folder)
     plans = [plan] if isinstance(plan, Blueprint) else list(plan.towers.values())
     adapter = None if adapter is None else adapter.renamed(folder.bare)
-    used: set[str] = set()
-    models = [_load(folder, one, adapter, used) for one in plans]
+    left_out = "|".join(one.left_out for one in plans)
+    # All names are known before a tensor is read.
+    models = [_empty(one) for one in plans]
+    needed = [_needed(model, one, folder) for model, one in zip(models, plans, strict=True)]
+    used = {name for of_model in needed for names in of_model.values() for name in names}
     if isinstance(plan, TowersBlueprint):
         used |= {plan.scale, plan.bias}
-    left_out = "|".join(one.left_out for one in plans)
     _check_all_used(folder, used, [left_out, *(one.ignored for one in plans)])
+    for model, one, names in zip(models, plans, needed, strict=True):
+        _fill(model, one, names, folder, adapter)
     if adapter is not None:
         adapter.unused = {name for name in adapter.unused if not re.search(left_out, name)}
         adapter.check_used()
@@ -216,29 +222,43 @@ def load_published(folder: Folder, adapter: Adapter | None = None) -> Model | To
     return Towers(towers, math.exp(folder.number(plan.scale)), folder.number(plan.bias) if plan.bias else 0.0)
 
 
-def _load(folder: Folder, plan: Blueprint, adapter: Adapter | None, used: set[str]) -> Model:
-    """The model of a plan; adds the names of the tensors that it is made of to `used`."""
+def _empty(plan: Blueprint) -> Model:
+    """The model of a plan, whose weights are to come."""
     from accelerate import init_empty_weights
 
     from unitx.model import Model
 
-    path = folder.path
     with init_empty_weights(include_buffers=False):
         model = Model(plan.backbone, plan.processors, plan.tasks)
     model.tie()
+    return model
+
+
+def _needed(model: Model, plan: Blueprint, folder: Folder) -> dict[str, list[str]]:
+    """Our tensors, the largest first → theirs; while one is made it stands in memory twice."""
     tied = model.tied()
-    state: dict[str, Tensor] = {}
-    # The largest first: while one is made it stands in memory twice.
-    ours_by_size = sorted(model.state_dict().items(), key=lambda item: -item[1].numel())
-    for name, ours in (item for item in ours_by_size if item[0] not in tied):
-        wanted = _sources(name, plan.table)
+    by_size = sorted(model.state_dict().items(), key=lambda item: -item[1].numel())
+    found = {name: _sources(name, plan.table) for name, _ in by_size if name not in tied}
+    for name, wanted in found.items():
         for one in wanted:
             if one not in folder.names:
-                raise UnitxError(f"{path} lacks the tensor '{one}' ({name})")
-        used.update(wanted)
+                raise UnitxError(f"{folder.path} lacks the tensor '{one}' ({name})")
+    return found
+
+
+def _fill(
+    model: Model, plan: Blueprint, needed: dict[str, list[str]], folder: Folder, adapter: Adapter | None
+) -> None:
+    path, tied, shapes = folder.path, model.tied(), model.state_dict()
+    state: dict[str, Tensor] = {}
+    for name, wanted in needed.items():
+        ours = shapes[name]
         # Before what is read: what is freed after it then leaves no holes in memory.
         state[name] = torch.empty(ours.shape)
         tensors = folder.tensors(wanted)
+        for one, tensor in zip(wanted, tensors, strict=True):
+            if not tensor.is_floating_point():
+                raise UnitxError(f"{path}: '{one}' is stored as {tensor.dtype}: quantized weights are not supported")
         if adapter is not None and name not in tied.values():  # a table that two share would change for both
             turned = plan.change.get(_place(name)[0]) is transposed
             tensors = [adapter.adapted(one, t, turned) for one, t in zip(wanted, tensors, strict=True)]
@@ -250,7 +270,6 @@ def _load(folder: Folder, plan: Blueprint, adapter: Adapter | None, used: set[st
         del tensors
     model.load_state_dict(state | {name: state[first] for name, first in tied.items()}, assign=True)
     model.tie()
-    return model
 
 
 def _check_all_used(folder: Folder, used: set[str], ignored: list[str]) -> None:
@@ -310,7 +329,7 @@ def _tensor_files(path: Path) -> dict[str, Path]:
         index = _parsed(path / INDEX, (path / INDEX).read_bytes())
         if not isinstance(index, dict) or not isinstance(index.get("weight_map"), dict):
             raise UnitxError(f"{path / INDEX} has no weight_map: copy it again from its source")
-        shards = sorted(set(index["weight_map"].values()))
+        shards = sorted({str(shard) for shard in index["weight_map"].values()})
     elif (path / SINGLE).is_file():
         shards = [SINGLE]
     else:

@@ -18,7 +18,7 @@ from unitx.model import CONFIG, Model
 from unitx.recipe import FORMAT
 from unitx.tokenizer import Processor
 
-OF_ONE = ("backbone", "tokenizers", "heads", "frozen", "compute_dtype")  # besides the methods of `Model`
+OF_ONE = ("backbone", "tokenizers", "heads", "frozen")  # besides the methods of `Model`
 
 
 class Towers(nn.Module):
@@ -47,6 +47,16 @@ class Towers(nn.Module):
     def modalities(self) -> list[str]:
         """What the towers read, sorted."""
         return list(self.towers)
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Of the activations, in all towers."""
+        return self.tower(self.modalities[0]).compute_dtype
+
+    @compute_dtype.setter
+    def compute_dtype(self, dtype: torch.dtype) -> None:
+        for modality in self.modalities:
+            self.tower(modality).compute_dtype = dtype
 
     @property
     def tasks(self) -> list[str]:

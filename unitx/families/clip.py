@@ -9,14 +9,14 @@ from typing import Any
 from torch import Tensor
 
 from unitx.config import BackboneConfig
-from unitx.families.common import Part, activation, embedding, merged, text_processor, unchanged, zero_bias
-from unitx.families.images import image_processor, patch_weights, position_tables, square_patch
+from unitx.families.common import SHAPE, Part, activation, embedding, merged, text_processor, unchanged, zero_bias
+from unitx.families.images import CLIP_PIXELS, image_processor, patch_weights, position_tables, square_patch
 from unitx.pooling import Pooling
 from unitx.positions import LearnedPositions
 from unitx.published import Blueprint, Change, Folder, Table, TowersBlueprint
 from unitx.registry import register_family
 from unitx.tokenizers.text import TextProcessor
-from unitx.vocabulary import PublishedVocabulary
+from unitx.vocabulary import NONE, PublishedVocabulary
 
 BLOCK, LAYER = "backbone.blocks.{i}.", "encoder.layers.{i}."
 BLOCKS: Table = {
@@ -40,6 +40,7 @@ Tower = Callable[..., Blueprint]
 
 def clip_image(folder: Folder, config: dict[str, Any], prefix: str = "", width: int = 0) -> Blueprint:
     """`width`: of the projection into the common space; 0 without one."""
+    config = SHAPE | config
     eps, dim = config.get("layer_norm_eps", 1e-5), config["hidden_size"]
     positions, patch = _positions(config, class_tokens=1, norm_eps=eps, default=32)
     tables = position_tables("embeddings.position_embedding.weight", ("embeddings.class_embedding",), own=1)
@@ -51,14 +52,15 @@ def clip_image(folder: Folder, config: dict[str, Any], prefix: str = "", width: 
     table = _behind(prefix, table) | ({f"{HEAD}steps.1": "visual_projection"} if width else {})
     pooling = Pooling("first", steps=("norm", "dense") if width else ("norm",), width=width, bias=False, eps=eps)
     image = image_processor(
-        folder, positions, patch, size={"shortest_edge": config.get("image_size", 224)}, default_to_square=False,
-        do_center_crop=True, crop_size=config.get("image_size", 224), resample=3,
+        folder, positions, patch, size={"shortest_edge": 224}, crop_size=224, default_to_square=False,
+        do_center_crop=True, resample=3, **CLIP_PIXELS,
     )  # fmt: skip
     backbone = _backbone(config, eps, "quick_gelu", final_norm=False)
     return Blueprint(backbone, {"image": image}, [embedding("image", pooling)], table, change, IGNORED)
 
 
 def clip_text(folder: Folder, config: dict[str, Any], prefix: str = "", width: int = 0) -> Blueprint:
+    config = SHAPE | {"hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 2048} | config
     eps, end = config.get("layer_norm_eps", 1e-5), config.get("eos_token_id", 49407)
     length = config.get("max_position_embeddings", 77)
     # Old configurations say 2, which is another token: the end is the highest id of its vocabulary.
@@ -70,6 +72,7 @@ def clip_text(folder: Folder, config: dict[str, Any], prefix: str = "", width: i
 
 
 def siglip_image(folder: Folder, config: dict[str, Any], prefix: str = "") -> Blueprint:
+    config = SHAPE | config
     eps, dim = config.get("layer_norm_eps", 1e-6), config["hidden_size"]
     positions, patch = _positions(config, class_tokens=0, norm_eps=0.0, default=16)
     table, change = merged(
@@ -81,12 +84,13 @@ def siglip_image(folder: Folder, config: dict[str, Any], prefix: str = "") -> Bl
     if config.get("vision_use_head", True):
         pooling = Pooling("attention", heads=config["num_attention_heads"], mlp=config["intermediate_size"],
                           activation=activation(kind), eps=eps)  # fmt: skip
-    image = image_processor(folder, positions, patch, size=config.get("image_size", 224), resample=3)
+    image = image_processor(folder, positions, patch, size=224, default_to_square=False, resample=3)
     backbone = _backbone(config, eps, "gelu_pytorch_tanh")
     return Blueprint(backbone, {"image": image}, [embedding("image", pooling)], _behind(prefix, table), change, IGNORED)
 
 
 def siglip_text(folder: Folder, config: dict[str, Any], prefix: str = "") -> Blueprint:
+    config = SHAPE | config
     eps, length = config.get("layer_norm_eps", 1e-6), config.get("max_position_embeddings", 64)
     pooling = Pooling("last", steps=("dense",), width=config.get("projection_size") or config["hidden_size"])
     text = _siglip_processor(folder, config.get("vocab_size", 32000), length)
@@ -98,16 +102,24 @@ def siglip_text(folder: Folder, config: dict[str, Any], prefix: str = "") -> Blu
 @register_family("clip")
 def clip(folder: Folder) -> TowersBlueprint:
     width = folder.config.get("projection_dim", 512)
-    image = clip_image(folder, folder.config["vision_config"], "vision_model.", width)
-    text = clip_text(folder, folder.config["text_config"], "text_model.", width)
+    image = clip_image(folder, _part(folder, "vision_config"), "vision_model.", width)
+    text = clip_text(folder, _part(folder, "text_config"), "text_model.", width)
     return TowersBlueprint({"image": image, "text": text}, "logit_scale")
 
 
 @register_family("siglip")
 def siglip(folder: Folder) -> TowersBlueprint:
-    image = siglip_image(folder, folder.config["vision_config"], "vision_model.")
-    text = siglip_text(folder, folder.config["text_config"], "text_model.")
+    image = siglip_image(folder, _part(folder, "vision_config"), "vision_model.")
+    text = siglip_text(folder, _part(folder, "text_config"), "text_model.")
     return TowersBlueprint({"image": image, "text": text}, "logit_scale", "logit_bias")
+
+
+def _part(folder: Folder, name: str) -> dict[str, Any]:
+    """A tower's configuration; files of old versions say it twice, and the second counts."""
+    if "logit_scale" not in folder.names:
+        kind = (folder.config.get("architectures") or ["such a model"])[0]
+        raise ValueError(f"{kind} is no model of two towers: save the tower alone (model.vision_model.save_pretrained)")
+    return (folder.config.get(name) or {}) | (folder.config.get(f"{name}_dict") or {})
 
 
 def _alone(tower: Tower, projection: str = "") -> Callable[[Folder], Blueprint]:
@@ -192,4 +204,8 @@ def _siglip_processor(folder: Folder, ids: int, length: int) -> TextProcessor:
     token = settings.get("pad_token", "</s>")
     token = token["content"] if isinstance(token, dict) else token
     vocab = None if text.vocabulary == "ids" else text.vocab
-    return replace(text, padding=vocab.id_of(token)) if isinstance(vocab, PublishedVocabulary) else text
+    if not isinstance(vocab, PublishedVocabulary):
+        return text
+    if (padding := vocab.id_of(token)) == NONE:
+        raise ValueError(f"tokenizer_config.json: pad_token {token!r} is not in the vocabulary")
+    return replace(text, padding=padding)

@@ -13,6 +13,8 @@ from unitx.published import Change, Folder, Table
 from unitx.task import TaskInfo
 from unitx.tokenizers.text import TextProcessor
 
+# Of most models of base size; transformers leaves out of nested configurations what is as its class has it.
+SHAPE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 Part = tuple[Table, dict[str, Change]]
 ACTIVATIONS = {
     "gelu": "gelu",
@@ -112,7 +114,10 @@ def classifier(
     if f"{first}.weight" not in folder.names or any(kind.endswith(OTHER_HEADS) for kind in kinds):
         return [], {}
     count = folder.shape(f"{first}.weight")[0]
-    names = folder.config.get("id2label") or {}
+    if folder.config.get("problem_type") == "regression":
+        raise ValueError("problem_type is 'regression', which is not supported: save the model without its head")
+    listed = folder.config.get("label_names") or (folder.config.get("pretrained_cfg") or {}).get("label_names") or []
+    names = folder.config.get("id2label") or {str(i): name for i, name in enumerate(listed)}
     labels = [str(names.get(str(i), f"LABEL_{i}")) for i in range(count)]
     if len(set(labels)) < count:
         labels = [f"{label} ({i})" for i, label in enumerate(labels)]

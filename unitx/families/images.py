@@ -1,7 +1,8 @@
-"""What families of pictures share: the processor's file, patches, class tokens, LayerScale, a classifier."""
+"""What families of pictures share: the processor's file, patches, class tokens, LayerScale."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -14,16 +15,24 @@ from unitx.published import Folder, Table
 from unitx.resize import Resize
 from unitx.tokenizers.image import ImageProcessor
 
+KNOWN = ("ViT", "DeiT", "Bit", "Beit", "CLIP", "Siglip", "VideoMAE")  # processors that do no more than is done here
+CLIP_PIXELS = {
+    "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]
+}  # fmt: skip
 RESAMPLE = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
 
 def image_processor(folder: Folder, positions: LearnedPositions, patch: int, **defaults: Any) -> ImageProcessor:
-    """The processor of the folder's preprocessor_config.json.
+    """The processor of the folder's preprocessor_config.json; without one, pictures are brought to the model's grid.
 
     Args:
         defaults: what the original's processor does where the file does not say.
     """
     given = preprocessor(folder, "image_processor")
+    if not given:
+        sides = [side * patch for side in positions.grid]
+        square = defaults.get("default_to_square", True) or not defaults.get("do_center_crop")
+        given = {"size": sides if square else {"shortest_edge": min(sides)}, "crop_size": sides}
     return ImageProcessor(positions.tokens, patch=patch, positions=positions, **pixels_as(given, **defaults))
 
 
@@ -37,6 +46,11 @@ def pixels_as(given: dict[str, Any], **defaults: Any) -> dict[str, Any]:
 
 
 def _pixels_as(config: dict[str, Any]) -> dict[str, Any]:
+    named = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "ViTImageProcessor")
+    kind = re.sub(r"(ImageProcessor|FeatureExtractor|VideoProcessor)(Fast|Pil)?$", "", named)
+    if kind not in KNOWN:
+        raise ValueError(f"a {named} is not known; known are those of {', '.join(KNOWN)}")
+    unchanged(config, use_square_size=False, crop_pct=None)
     unchanged(config, rescale_factor=1 / 255, do_pad=False)
     mean, std = [0.0] * 3, [1.0] * 3
     if config["do_normalize"]:
@@ -60,8 +74,12 @@ def _resize(config: dict[str, Any]) -> Resize:
 
 def _sides(size: Any, square: bool) -> tuple[int, ...]:
     """(height, width), or (side,) for the shorter side, from the forms that files have."""
-    if isinstance(size, int):
-        return (size, size) if square else (size,)
+    if isinstance(size, int | float):
+        return (int(size), int(size)) if square else (int(size),)
+    if isinstance(size, list | tuple) and len(size) == 2:
+        return int(size[0]), int(size[1])
+    if not isinstance(size, dict):
+        raise ValueError(f"a size of {size!r} is not supported")
     if set(size) == {"height", "width"}:
         return size["height"], size["width"]
     if set(size) == {"shortest_edge"}:

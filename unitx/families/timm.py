@@ -38,6 +38,7 @@ HEADS = {
     "plus": 14, "giant_patch14_dinov2": 24, "giant_patch14_reg4_dinov2": 24, "base_patch16_gap": 16, "tiny": 3,
     "small": 6, "medium": 8, "base": 12, "large": 16, "huge": 16, "giant": 16, "gigantic": 16, "so400m": 16,
 }  # fmt: skip
+# Architectures whose activation is the approximate GELU.
 TANH = r"so400m_patch16_siglip|patch32_siglip|large_patch16_siglip.*_512"
 
 
@@ -48,7 +49,8 @@ def timm(folder: Folder) -> Blueprint:
     args: dict[str, Any] = folder.config.get("model_args") or {}
     if not NAMES.fullmatch(name):
         raise ValueError(f"the architecture '{name}' is not known; known are vit_*, deit_* and deit3_* of a plain kind")
-    unchanged(args, in_chans=3, act_layer=None, norm_layer=None, qk_norm=False, pos_embed="learn")
+    unchanged(args, in_chans=3, act_layer=None, norm_layer=None, qk_norm=False, pos_embed="learn",
+              pool_include_prefix=False)  # fmt: skip
     backbone = _backbone(folder, name, args)
     positions, patch, positioned = _positions(folder, args, backbone)
     pooling = _pooling(folder, args, positions.class_tokens, backbone)
@@ -89,12 +91,14 @@ def _backbone(folder: Folder, name: str, args: dict[str, Any]) -> BackboneConfig
 def _positions(folder: Folder, args: dict[str, Any], backbone: BackboneConfig) -> tuple[LearnedPositions, int, Part]:
     """The table of positions, the side of a patch, and where both come from."""
     patch, width = folder.shape("patch_embed.proj.weight")[2:]
+    if patch != width:
+        raise ValueError(f"patches are {patch} x {width}; supported are square patches")
     sides = pair(args.get("img_size") or _pretrained(folder)["input_size"][1:])
     rows, columns = (side // patch for side in sides)
     tokens = tuple(name for name in ("cls_token", "dist_token", "reg_token") if name in folder.names)
     count = sum(folder.shape(name)[1] for name in tokens)
     own = math.prod(folder.shape("pos_embed")[:-1]) - rows * columns
-    if patch != width or not 0 <= own <= count:
+    if not 0 <= own <= count:
         raise ValueError(f"pos_embed has {own} positions beside {rows} x {columns} patches: is img_size another?")
     eps = backbone.norm_eps if "norm_pre.weight" in folder.names else 0.0
     positions = LearnedPositions((rows, columns), count, antialias=True, norm_eps=eps)
@@ -102,7 +106,9 @@ def _positions(folder: Folder, args: dict[str, Any], backbone: BackboneConfig) -
 
 
 def _pooling(folder: Folder, args: dict[str, Any], prefix: int, backbone: BackboneConfig) -> Pooling:
-    kind = args.get("global_pool", folder.config.get("global_pool", "token"))
+    plain = "map" if "attn_pool.latent" in folder.names else "token" if "cls_token" in folder.names else "avg"
+    plain = "avg" if "fc_norm.weight" in folder.names else plain
+    kind = args.get("global_pool", folder.config.get("global_pool", plain))
     steps = ("norm",) if "fc_norm.weight" in folder.names else ()
     if kind == "token":
         return Pooling("first", first=2 if "dist_token" in folder.names else 1, steps=steps, eps=backbone.norm_eps)
@@ -111,8 +117,9 @@ def _pooling(folder: Folder, args: dict[str, Any], prefix: int, backbone: Backbo
     if kind == "map":
         hidden = folder.shape("attn_pool.mlp.fc1.weight")[0]
         return Pooling(
-            "attention", heads=backbone.heads, mlp=hidden, activation=backbone.activation, eps=backbone.norm_eps
-        )
+            "attention", rest=prefix, heads=backbone.heads, mlp=hidden, activation=backbone.activation,
+            eps=backbone.norm_eps,
+        )  # fmt: skip
     raise ValueError(f"global_pool is {kind!r}; supported are token, avg and map")
 
 
@@ -124,7 +131,8 @@ def _pooler(ours: str) -> Part:
 
 
 def _pretrained(folder: Folder) -> dict[str, Any]:
-    return folder.config.get("pretrained_cfg") or {}
+    """Beside the architecture in old folders."""
+    return {"input_size": (3, 224, 224)} | (folder.config.get("pretrained_cfg") or folder.config)
 
 
 def _processor(folder: Folder, positions: LearnedPositions, patch: int) -> ImageProcessor:

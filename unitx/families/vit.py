@@ -5,8 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from unitx.config import BackboneConfig
-from unitx.families.common import activation, averaged, classifier, embedding, merged, unchanged
-from unitx.families.images import image_processor, pair, patch_weights, position_tables, scaled, square_patch
+from unitx.families.common import SHAPE, activation, averaged, classifier, embedding, merged, unchanged
+from unitx.families.images import (
+    CLIP_PIXELS,
+    image_processor,
+    pair,
+    patch_weights,
+    position_tables,
+    scaled,
+    square_patch,
+)
 from unitx.pooling import Pooling
 from unitx.positions import LearnedPositions
 from unitx.published import Blueprint, Folder, Table
@@ -45,7 +53,7 @@ IGNORED = r"mask_token$|^decoder\."  # of masked pre-training
 @register_family("vit")
 def vit(folder: Folder, tokens: tuple[str, ...] = ("cls_token",), **processor: Any) -> Blueprint:
     """`tokens`: the names of the class tokens; `processor`: what its processor does where its file does not say."""
-    config = folder.config
+    config = SHAPE | folder.config
     folder.leave_off("vit.", "deit.", renamed=MODULES)
     positions, patch = _positions(config, len(tokens))
     backbone = _backbone(config, config["intermediate_size"] / config["hidden_size"], eps=1e-12)
@@ -57,7 +65,7 @@ def vit(folder: Folder, tokens: tuple[str, ...] = ("cls_token",), **processor: A
     tasks, head = classifier(folder, "image", "classifier", Pooling("first"))
     names = tuple(f"embeddings.{name}" for name in tokens)
     table, change = position_tables("embeddings.position_embeddings", names, own=len(names))
-    image = image_processor(folder, positions, patch, **{"size": config.get("image_size", 224), **processor})
+    image = image_processor(folder, positions, patch, **{"size": 224, **processor})
     return Blueprint(
         backbone, {"image": image}, [*tasks, embedding("image", pooling)], VIT | table | head,
         change | {"tokenizers.image.stem.embed": patch_weights}, IGNORED,
@@ -68,7 +76,7 @@ def vit(folder: Folder, tokens: tuple[str, ...] = ("cls_token",), **processor: A
 def deit(folder: Folder) -> Blueprint:
     plan = vit(
         folder, ("cls_token", "distillation_token"),
-        size=256, do_center_crop=True, crop_size=folder.config.get("image_size", 224), resample=3,
+        size=256, do_center_crop=True, crop_size=224, resample=3,
     )  # fmt: skip
     heads = ("cls_classifier", "distillation_classifier")
     if f"{heads[0]}.weight" in folder.names:  # whose answers are averaged
@@ -80,7 +88,7 @@ def deit(folder: Folder) -> Blueprint:
 
 @register_family("dinov2")
 def dinov2(folder: Folder, registers: int = 0) -> Blueprint:
-    config = folder.config
+    config = SHAPE | folder.config
     folder.leave_off("dinov2.", "dinov2_with_registers.", renamed=ATTENTION)
     positions, patch = _positions(config, 1 + registers, antialias=registers > 0, default=14)
     gated = bool(config.get("use_swiglu_ffn", False))
@@ -102,8 +110,10 @@ def dinov2(folder: Folder, registers: int = 0) -> Blueprint:
         scaled("backbone.blocks.{i}.attn.out", f"{LAYER}attention.output.dense", f"{LAYER}layer_scale1.lambda1"),
         scaled("backbone.blocks.{i}.mlp.down", down, f"{LAYER}layer_scale2.lambda1"),
     )
-    size = {"shortest_edge": 256}
-    image = image_processor(folder, positions, patch, size=size, do_center_crop=True, crop_size=224, resample=3)
+    image = image_processor(
+        folder, positions, patch, size={"shortest_edge": 224}, default_to_square=False, do_center_crop=True,
+        crop_size=224, resample=3, **CLIP_PIXELS,
+    )  # fmt: skip
     return Blueprint(
         backbone, {"image": image}, [*tasks, embedding("image", Pooling("first"))], table, change, IGNORED,
     )  # fmt: skip
