@@ -179,6 +179,9 @@ TIMM: dict[str, tuple[str, dict[str, Any]]] = {
     "deit3": ("deit3_small_patch16_224", {"img_size": 48, "depth": 1, "embed_dim": 60}),
     "clip": ("vit_base_patch16_clip_quickgelu_224", {"img_size": 64, "depth": 1, "embed_dim": 48, "num_heads": 4}),
     "siglip": ("vit_base_patch16_siglip_224", {"img_size": 64, "depth": 2, "embed_dim": 48, "num_heads": 4}),
+    "attention behind class tokens": (
+        "vit_small_patch14_reg4_dinov2", {"img_size": 56, "depth": 1, "embed_dim": 60, "global_pool": "map"}
+    ),
     "mean": ("vit_base_patch16_reg4_gap_256", {"img_size": 64, "depth": 1, "embed_dim": 48, "num_classes": 3}),
 }
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from torch import Tensor
 
+from unitx import cli
 from unitx.errors import BadItem, UnitxError
 from unitx.index import model_identity
 from unitx.model import Model
@@ -220,6 +221,19 @@ def _spoil(folder: Path, how: str) -> None:
             (folder / "preprocessor_config.json").write_text('{"size": 224, "resample": 1}')
         case "a size of another kind":
             (folder / "preprocessor_config.json").write_text('{"size": {"longest_edge": 224}}')
+        case "another processor":
+            (folder / "preprocessor_config.json").write_text('{"image_processor_type": "ConvNextImageProcessorFast"}')
+        case "a crop by share":
+            (folder / "preprocessor_config.json").write_text('{"size": 224, "crop_pct": 0.875}')
+        case "quantized":
+            config["quantization_config"] = {"quant_method": "bitsandbytes"}
+        case "whole numbers":
+            tensors["layernorm.weight"] = tensors["layernorm.weight"].to(torch.int8)
+        case "a width of no number":
+            config["hidden_size"] = None
+        case "an answer that is a number":
+            tensors["classifier.weight"] = torch.zeros(1, 36)
+            config["problem_type"] = "regression"
         case "answers for each token":
             tensors["classifier.weight"] = torch.zeros(2, 36)
             config["architectures"] = ["ViTForTokenClassification"]
@@ -234,6 +248,12 @@ def _spoil(folder: Path, how: str) -> None:
     ("no class token", "lacks the tensor 'embeddings.cls_token'"),
     ("a resampling of no name", "resample is 1; supported are 0, 2, 3"),
     ("a size of another kind", "a size of .* is not supported; supported are height and width, or shortest_edge"),
+    ("another processor", "preprocessor_config.json: a ConvNextImageProcessorFast is not known; known are those of ViT"),
+    ("a crop by share", "preprocessor_config.json: crop_pct is 0.875; supported is None"),
+    ("quantized", "holds quantized weights, which are not supported"),
+    ("whole numbers", "is stored as torch.int8: quantized weights are not supported"),
+    ("a width of no number", "config.json: "),
+    ("an answer that is a number", "problem_type is 'regression', which is not supported"),
     ("answers for each token", r"holds tensors that such a model has no use for: \['classifier.weight'\]"),
 ])  # fmt: skip
 def test_a_folder_that_cannot_be_loaded_says_why(how: str, says: str, tmp_path: Path) -> None:
@@ -255,3 +275,93 @@ def test_a_picture_without_a_whole_patch_is_a_bad_item(tmp_path: Path) -> None:
     drawn(hf.ViTModel, hf.ViTConfig(**seeing())).save_pretrained(tmp_path)
     with pytest.raises(BadItem, match="a picture of 30 x 5 pixels has no whole patch"):
         Model.from_pretrained(tmp_path, "cpu").embed([torch.zeros(3, 5, 30)])
+
+
+def small_timm(folder: Path, name: str = "vit_tiny_patch16_224", **given: Any) -> tuple[Any, dict[str, Any]]:
+    """A model of timm's in a folder, and what its config.json says."""
+    given = {"img_size": 64, "depth": 1, "num_classes": 3, **given}
+    original = drawn(lambda: timm.create_model(name, **given))
+    save_for_hf(original, folder, model_args=given, safe_serialization=True)
+    return original, json.loads((folder / "config.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_base_patch16_reg4_gap_256", "vit_medium_patch16_gap_240", "deit_tiny_patch16_224"]
+)
+@torch.no_grad()
+def test_old_folders_of_timm_say_less(name: str, tmp_path: Path) -> None:
+    original, config = small_timm(tmp_path, name)
+    for part in (config, config["model_args"]):
+        del part["global_pool"]
+    flat = {**config, **config.pop("pretrained_cfg"), "label_names": ["cat", "dog", "owl"]}
+    (tmp_path / "config.json").write_text(json.dumps({n: v for n, v in flat.items() if n != "pretrained_cfg"}))
+    model = Model.from_pretrained(tmp_path, "cpu")
+    pixels = torch.randn(3, 64, 64)
+    np.testing.assert_allclose(model.predict_proba([pixels])[0], original(pixels[None])[0].softmax(-1), atol=1e-5)
+    assert model.labels() == ["cat", "dog", "owl"]
+
+
+def test_a_pooling_of_timms_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    small_timm(tmp_path, global_pool="avg", pool_include_prefix=True)
+    with pytest.raises(UnitxError, match="pool_include_prefix is True; supported is False"):
+        Model.from_pretrained(tmp_path, "cpu")
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_nested_configurations_may_leave_out_what_is_as_usual(kind: str, tmp_path: Path) -> None:
+    """As transformers 4 wrote them."""
+    make, config = (hf.CLIPModel, hf.CLIPConfig) if kind == "clip" else (hf.SiglipModel, hf.SiglipConfig)
+    text = {"num_hidden_layers": 1, "vocab_size": 97, "max_position_embeddings": 16, "eos_token_id": 96}
+    original = drawn(make, config(text_config=text, vision_config={"num_hidden_layers": 1, "image_size": 32}))
+    original.save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    written["text_config"] = {"model_type": f"{kind}_text_model", "num_hidden_layers": 9}
+    written["text_config_dict"] = text  # which counts
+    written["vision_config"] = {"num_hidden_layers": 1, "image_size": 32}
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    model, ids = Model.from_pretrained(tmp_path, "cpu"), sequences()[0]
+    with torch.no_grad():
+        theirs = original.text_model(ids[None]).last_hidden_state[0]
+    torch.testing.assert_close(model.hidden_states([ids])[0], theirs, atol=1e-4, rtol=0)
+
+
+PARTIAL: dict[str, tuple[str, dict[str, Any]]] = {
+    "clip": ("clip, pictures", {"size": 224, "crop_size": 224}),
+    "dinov2": ("dinov2", {"size": 256, "crop_size": 224}),
+    "siglip": ("siglip, pictures", {"size": 112}),
+    "vit": ("vit", {"size": [64, 96], "do_center_crop": True, "crop_size": [20, 30]}),
+    "deit": ("deit", {"image_mean": [0.1, 0.2, 0.3]}),
+}
+
+
+@pytest.mark.parametrize("name", PARTIAL)
+def test_a_processors_file_may_leave_out_what_is_as_usual(name: str, tmp_path: Path) -> None:
+    case, given = PARTIAL[name]
+    drawn(*IMAGES[case]).save_pretrained(tmp_path)
+    classes = {"clip": hf.CLIPImageProcessor, "dinov2": hf.BitImageProcessor, "siglip": hf.SiglipImageProcessor,
+               "vit": hf.ViTImageProcessor, "deit": hf.DeiTImageProcessor}  # fmt: skip
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(given))
+    original = classes[name].from_pretrained(tmp_path)
+    ours = Model.from_pretrained(tmp_path, "cpu").processors["image"]
+    for photo in photos():
+        theirs = original(photo, return_tensors="pt")["pixel_values"][0].numpy()
+        found = ours.features(ours.read(photo))
+        np.testing.assert_allclose(found, theirs[:, : found.shape[1], : found.shape[2]], atol=1e-6)
+
+
+def test_towers_are_converted_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    drawn(TOWERS["clip"]).save_pretrained(tmp_path / "clip")
+    assert cli.main(["convert", str(tmp_path / "clip"), str(tmp_path / "ours")]) in (0, None)
+    assert "reads image, text" in capsys.readouterr().out
+    items = [pictures()[0], sequences()[0]]
+    a, b = (Model.from_pretrained(tmp_path / name, "cpu").embed(items) for name in ("clip", "ours"))
+    np.testing.assert_array_equal(a, b)
+
+
+def test_towers_compute_in_one_format(tmp_path: Path) -> None:
+    drawn(TOWERS["siglip"]).save_pretrained(tmp_path)
+    model = Model.from_pretrained(tmp_path, "cpu")
+    exact = model.embed(pictures())
+    model.compute_dtype = torch.bfloat16
+    assert {model.tower(m).compute_dtype for m in model.modalities} == {torch.bfloat16} == {model.compute_dtype}
+    assert 0 < np.abs(model.embed(pictures()) - exact).max() < 0.1

@@ -482,3 +482,14 @@ def test_a_new_tokenizer_of_video_has_them_too(tmp_path: Path):
     again = unitx.Model.from_pretrained(run.folder, "cpu")
     clip = _sweeps(1, 2)[0]["video"]
     np.testing.assert_array_equal(again.embed([clip]), run.model.embed([clip]))
+
+
+def test_a_head_of_several_labels_goes_on_as_one(tmp_path: Path):
+    labels = {0: "blue", 1: "green", 2: "red"}
+    config = hf.ViTConfig(**seeing(problem_type="multi_label_classification", id2label=labels))
+    drawn(hf.ViTForImageClassification, config).save_pretrained(tmp_path / "base")
+    given = {"data": str(colour_folder(tmp_path / "data")), "workers": 0, "echo": False, "precision": "fp32"}
+    run = unitx.finetune(
+        tmp_path / "base", "image-classify", out=str(tmp_path / "run"), steps=1, evaluations=1, **given
+    )
+    assert run.model.head("image-classify").options.multi_label

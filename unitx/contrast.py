@@ -17,7 +17,6 @@ from unitx.tokens import Example
 CONTRASTED = 128  # rows a step, at least: with 73 pairs of pictures and names nothing was learned in the same time
 QUERIES = 1_024  # scored at once
 NONE = -1  # the key of an empty cell, the number of no concept
-RANKS = (1, 10)
 
 
 def views_of(info: TaskInfo, row: dict[str, Any], concept: int = NONE) -> list[Example]:
@@ -60,11 +59,11 @@ def contrast(z: Tensor, target: dict[str, Tensor], temperature: float) -> Tensor
 
 
 def retrieval(outputs: Tensor, targets: Any, columns: list[str]) -> dict[str, float]:
-    """Recall@1 and @10 from each column to each other: does one of the nearest items of that column mean the same?
+    """Recall@1 from each column to each other: does the nearest item of that column mean the same?
 
     The gallery is one item a concept (the first), or every row where no column names the concept.
     """
-    scores: dict[int, dict[str, float]] = {rank: {} for rank in RANKS}
+    scores = {}
     named = bool((targets["concept"] != NONE).any())
     meaning = targets["concept"][:, None] if named else targets["keys"]
     for a, asking in enumerate(columns):
@@ -75,14 +74,11 @@ def retrieval(outputs: Tensor, targets: Any, columns: list[str]) -> dict[str, fl
                 continue
             if named:
                 gallery = gallery[_first_of_each(targets["concept"][gallery])]
-            most = min(max(RANKS), len(gallery))
             # In parts: all cosines at once may not fit in memory.
-            nearest = [(part @ outputs[gallery].T).topk(most).indices for part in outputs[queries].split(QUERIES)]
-            found = _share(meaning[queries][:, None], meaning[gallery[torch.cat(nearest)]])
-            for rank in RANKS:
-                scores[rank][f"{asking}→{wanted}"] = float(found[:, :rank].any(1).float().mean())
-    means = {f"recall@{rank}": sum(of.values()) / max(len(of), 1) for rank, of in scores.items()}
-    return means | scores[1]
+            nearest = [(part @ outputs[gallery].T).argmax(-1) for part in outputs[queries].split(QUERIES)]
+            found = meaning[gallery[torch.cat(nearest)]]
+            scores[f"{asking}→{wanted}"] = float(_share(meaning[queries], found).float().mean())
+    return {"recall@1": sum(scores.values()) / max(len(scores), 1), **scores}
 
 
 def _share(left: Tensor, right: Tensor) -> Tensor:
