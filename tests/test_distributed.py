@@ -11,8 +11,9 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
+from published_models import IMAGES, drawn, small_bert
 from safetensors.torch import load_file, save_file
-from small_data import TINY
+from small_data import TINY, colour_folder
 from small_models import CLASSES, PAIRS, batch_of, picture, small_model
 
 import unitx.trainer as trainer_module
@@ -151,3 +152,28 @@ def test_two_processes_train_as_one_by_the_clock(tmp_path: Path) -> None:
     assert one["progress"][0] >= 2
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert (tmp_path / "run/curves.png").is_file() and "bad.png" in (tmp_path / "run/skipped.txt").read_text()
+
+
+def published(rank: int, port: int, folder: str) -> None:
+    """A published vision transformer, and pictures on a published model of texts: heads that rest, new positions."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank),
+                   "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}  # fmt: skip
+    given = {"steps": 3, "evaluations": 1, "workers": 0, "precision": "fp32", "echo": False}
+    new = {"tokenizers.image": {"patch": 8, "max_tokens": 4}}
+    for base, options in (("vit", {}), ("bert", new)):
+        run = finetune(
+            f"{folder}/{base}", "image-classify", data=f"{folder}/data", out=f"{folder}/from-{base}", **given, **options
+        )
+        state = {name: value.contiguous() for name, value in run.model.state_dict().items()}
+        save_file(state, Path(folder) / f"{base}{rank}.safetensors")
+    dist.destroy_process_group()
+
+
+def test_published_models_train_in_two_processes(tmp_path: Path) -> None:
+    drawn(*IMAGES["vit, classes"]).save_pretrained(tmp_path / "vit")
+    small_bert(tmp_path / "bert")
+    colour_folder(tmp_path / "data")
+    torch.multiprocessing.spawn(published, (free_port(), str(tmp_path)), nprocs=2)
+    for base in ("vit", "bert"):
+        one, other = (load_file(tmp_path / f"{base}{rank}.safetensors") for rank in range(2))
+        assert all(torch.equal(one[name], other[name]) for name in one)

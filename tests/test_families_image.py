@@ -248,7 +248,7 @@ def _spoil(folder: Path, how: str) -> None:
     ("no class token", "lacks the tensor 'embeddings.cls_token'"),
     ("a resampling of no name", "resample is 1; supported are 0, 2, 3"),
     ("a size of another kind", "a size of .* is not supported; supported are height and width, or shortest_edge"),
-    ("another processor", "preprocessor_config.json: a ConvNextImageProcessorFast is not known; known are those of ViT"),
+    ("another processor", "preprocessor_config.json: a ConvNextImageProcessorFast is not known; known are those of"),
     ("a crop by share", "preprocessor_config.json: crop_pct is 0.875; supported is None"),
     ("quantized", "holds quantized weights, which are not supported"),
     ("whole numbers", "is stored as torch.int8: quantized weights are not supported"),
