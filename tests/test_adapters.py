@@ -120,7 +120,7 @@ def test_an_adapter_on_a_model_of_pictures(case: str, given: dict[str, Any], tmp
 
 @torch.no_grad()
 def test_what_an_adapter_does_to_whispers_decoder_is_left(tmp_path: Path) -> None:
-    make, config, extractor = AUDIO["whisper"]
+    _, config, extractor = AUDIO["whisper"]
     base = drawn(hf.WhisperModel, config)
     base.save_pretrained(tmp_path / "base")
     base.name_or_path = str(tmp_path / "base")
