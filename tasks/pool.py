@@ -144,4 +144,4 @@ class Map(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, dim) → (n, dim)."""
-        return self.project(batch_norm(self.norm, x)) if len(x) else x
+        return self.project(batch_norm(self.norm, x))  # without rows too: other processes wait to gather theirs

@@ -172,11 +172,13 @@ class LocalClassification(AbsTaskClassification):
     metadata = metadata("Classification", "accuracy")
 
     def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
+        # Most rows are told by their word, so that no answer hangs on the last digits; every fourth is another's.
         def part(start: int) -> Dataset:
-            rows = [(f"{word} number {n}", i * n % 3) for n in range(start, start + 4) for i, word in enumerate(WORDS)]
+            told = [(i, word, n) for n in range(start, start + 12) for i, word in enumerate(WORDS[:3])]
+            rows = [(f"{word} " * 6 + str(n), (i + (n % 4 == 0)) % 3) for i, word, n in told]
             return Dataset.from_dict({"text": [text for text, _ in rows], "label": [label for _, label in rows]})
 
-        self.dataset = DatasetDict({"train": part(0), "test": part(4)})
+        self.dataset = DatasetDict({"train": part(0), "test": part(12)})
         self.data_loaded = True
 
 

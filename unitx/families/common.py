@@ -168,6 +168,12 @@ def merged(*parts: Part) -> Part:
     return table, change
 
 
+def keys_without_bias(leaf: str, tensors: list[Tensor]) -> Tensor:
+    """Biases of queries and values, joined with zeros for keys, which have none."""
+    q, v = tensors
+    return torch.cat([q, torch.zeros_like(q), v])
+
+
 def interleaved(value: Tensor, head_dim: int) -> Tensor:
     """Rows of heads whose rotary pairs are (i, i + d/2), with the pairs side by side, as our `rotate` turns them."""
     halves = value.unflatten(0, (-1, 2, head_dim // 2))

@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor
 
 from unitx.config import BackboneConfig
-from unitx.families.common import activation, classifier, embedding, unchanged
+from unitx.families.common import activation, classifier, embedding, keys_without_bias, unchanged
 from unitx.families.images import pair, pixels_as, square_patch
 from unitx.pooling import Pooling
 from unitx.positions import LearnedPositions
@@ -87,12 +87,7 @@ def _biases(folder: Folder) -> tuple[Table, dict[str, Change]]:
     hub = any(name.endswith("attention.q_bias") for name in folder.names)
     names = ("q_bias", "v_bias") if hub else ("query.bias", "value.bias")
     ours = "backbone.blocks.{i}.attn.qkv.bias"
-
-    def change(leaf: str, tensors: list[Tensor]) -> Tensor:
-        q, v = tensors
-        return torch.cat([q, torch.zeros_like(q), v])
-
-    return {ours: tuple(f"{ATTENTION}{name}" for name in names)}, {ours: change}
+    return {ours: tuple(f"{ATTENTION}{name}" for name in names)}, {ours: keys_without_bias}
 
 
 def _tubelet_weights(leaf: str, tensors: list[Tensor]) -> Tensor:

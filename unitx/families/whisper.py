@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
 from unitx.config import BackboneConfig
-from unitx.families.common import activation, classifier, merged, preprocessor, unchanged_in
+from unitx.families.common import activation, classifier, keys_without_bias, merged, preprocessor, unchanged_in
 from unitx.families.images import position_tables
 from unitx.pooling import Pooling
 from unitx.positions import LearnedPositions
@@ -49,7 +46,7 @@ def whisper(folder: Folder) -> Blueprint:
     pooling = Pooling("mean", steps=("dense",), width=config.get("classifier_proj_size", 256))
     tasks, head = classifier(folder, "audio", "classifier", pooling, "projector")
     table, change = merged(
-        (TABLE | head, {"backbone.blocks.{i}.attn.qkv.bias": _keys_without_bias}),
+        (TABLE | head, {"backbone.blocks.{i}.attn.qkv.bias": keys_without_bias}),
         position_tables("embed_positions.weight", (), own=0, modality="audio"),
     )
     return Blueprint(backbone, {"audio": _processor(folder)}, tasks, table, change, left_out=r"^decoder\.|^proj_out\.")
@@ -74,8 +71,3 @@ def _processor(folder: Folder) -> AudioProcessor:
         length, mels=mels, hop=hop, window=given.get("n_fft", 400), patch_frames=2, merges=0,
         spectrogram=LogMel(2 * length), positions=LearnedPositions((length, 1)),
     )  # fmt: skip
-
-
-def _keys_without_bias(leaf: str, tensors: list[Tensor]) -> Tensor:
-    queries, values = tensors
-    return torch.cat([queries, torch.zeros_like(queries), values])
