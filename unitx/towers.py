@@ -38,8 +38,8 @@ class Towers(nn.Module):
         if name in OF_ONE or (hasattr(Model, name) and not hasattr(nn.Module, name)):
             one = self.modalities[0]
             raise UnitxError(
-                f"'{name}' is a matter of one tower: take model.tower('{one}'); in a folder that `unitx convert` wrote, "
-                f"FOLDER/{one} is a model too"
+                f"'{name}' is a matter of one tower: take model.tower('{one}'); in a folder that `unitx convert` "
+                f"wrote, FOLDER/{one} is a model too"
             )
         return super().__getattr__(name)
 
