@@ -18,8 +18,6 @@ from av.stream import Disposition
 from einops import rearrange
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional
 
 from unitx.errors import BadItem, UnitxError
 from unitx.media import check_whole, describe, open_binary
@@ -88,8 +86,8 @@ class VideoProcessor(ImageProcessor):
         else:
             with open_binary(item) as file:
                 found = self._sampled(file, describe(item))
-        size = list(found[0].shape[-2:])
-        return torch.stack([functional.resize(frame, size, antialias=True) for frame in found])
+        same = Resize(tuple(found[0].shape[-2:]))
+        return torch.stack([same.frames(frame) for frame in found])
 
     def _sampled(self, file: BinaryIO, name: str) -> list[Tensor]:
         timeline = _timeline(file, name)
@@ -105,8 +103,8 @@ class VideoProcessor(ImageProcessor):
         height, width = frames.shape[-2:]
         rows, columns = self._grid(height, width)
         factor = min(height // (2 * rows * self.patch), width // (2 * columns * self.patch))
-        size = [height // factor, width // factor] if factor > 1 else [height, width]
-        return functional.resize(frames, size, antialias=True)
+        size = (height // factor, width // factor) if factor > 1 else (height, width)
+        return Resize(size).frames(frames)
 
     def with_positions(self) -> VideoProcessor:
         times = self.frames // self.tubelet
@@ -125,8 +123,8 @@ class VideoProcessor(ImageProcessor):
             pixels = self._whole_patches(self._normalised(self.resize.frames(raw)))
         else:
             rows, columns = self._grid(*raw.shape[-2:])
-            size = [rows * self.patch, columns * self.patch]
-            pixels = self._normalised(functional.resize(raw, size, InterpolationMode.BICUBIC, antialias=True))
+            size = (rows * self.patch, columns * self.patch)
+            pixels = self._normalised(Resize(size, resample="bicubic").frames(raw))
         return self._whole_tubelets(pixels).numpy()
 
     def _whole_tubelets(self, pixels: Tensor) -> Tensor:

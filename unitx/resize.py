@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional
 
 from unitx.errors import BadItem
 
@@ -44,7 +43,9 @@ class Resize:
             raise ValueError(f"the resampling {self.resample!r} is not supported; there are {', '.join(MODES)}")
 
     @cached_property
-    def _mode(self) -> InterpolationMode:
+    def _mode(self) -> Any:
+        from torchvision.transforms import InterpolationMode
+
         return InterpolationMode(self.resample)
 
     def picture(self, image: Image.Image) -> Tensor:
@@ -53,6 +54,8 @@ class Resize:
 
     def frames(self, frames: Tensor) -> Tensor:
         """The same of pictures (…, 3, height, width) uint8, by torchvision."""
+        from torchvision.transforms.v2 import functional  # takes a second, and most models do without
+
         if self.size:
             size = _of_sides(frames.shape[-2:], self.size)
             frames = functional.resize(frames, list(size), self._mode, antialias=True)
@@ -62,6 +65,8 @@ class Resize:
         return functional.crop(frames, top, left, *self.crop)
 
     def _by_pillow(self, image: Image.Image) -> Tensor:
+        from torchvision.transforms.v2 import functional
+
         if self.size:
             image = functional.resize(image, list(_of_sides(image.size[::-1], self.size)), self._mode)
         return to_tensor(functional.center_crop(image, list(self.crop)) if self.crop else image)
