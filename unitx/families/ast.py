@@ -5,10 +5,9 @@ from __future__ import annotations
 from einops import rearrange
 from torch import Tensor
 
-from unitx.config import BackboneConfig
-from unitx.families.common import activation, classifier, embedding, preprocessor, unchanged_in
+from unitx.families.common import classifier, embedding, pre_norm, preprocessor, unchanged_in
 from unitx.families.images import position_tables, square_patch
-from unitx.families.vit import MODULES
+from unitx.families.vit import BLOCKS, MODULES
 from unitx.pooling import Pooling
 from unitx.positions import LearnedPositions
 from unitx.published import Blueprint, Folder, Table
@@ -16,30 +15,15 @@ from unitx.registry import register_family
 from unitx.spectrogram import Fbank
 from unitx.tokenizers.audio import AudioProcessor
 
-LAYER = "encoder.layer.{i}."
-TABLE: Table = {
-    "tokenizers.audio.stem.embed": "embeddings.patch_embeddings.projection",
-    "backbone.blocks.{i}.attn.qkv": tuple(f"{LAYER}attention.attention.{name}" for name in ("query", "key", "value")),
-    "backbone.blocks.{i}.attn.out": f"{LAYER}attention.output.dense",
-    "backbone.blocks.{i}.attn_norm": f"{LAYER}layernorm_before",
-    "backbone.blocks.{i}.mlp.up": f"{LAYER}intermediate.dense",
-    "backbone.blocks.{i}.mlp.down": f"{LAYER}output.dense",
-    "backbone.blocks.{i}.mlp_norm": f"{LAYER}layernorm_after",
-    "backbone.norm": "layernorm",
-}
+TABLE: Table = BLOCKS | {"tokenizers.audio.stem.embed": "embeddings.patch_embeddings.projection"}
 
 
 @register_family("audio-spectrogram-transformer")
 def ast(folder: Folder) -> Blueprint:
     config = folder.config
     folder.leave_off("audio_spectrogram_transformer.", renamed=MODULES)
-    dim, eps = config["hidden_size"], config.get("layer_norm_eps", 1e-12)
-    backbone = BackboneConfig(
-        dim, config["num_hidden_layers"], config["num_attention_heads"], mlp_ratio=config["intermediate_size"] / dim,
-        rotary_base=None, norm_bias=True, norm_eps=eps, qk_norm=False, qkv_bias=config.get("qkv_bias", True),
-        out_bias=True, activation=activation(config.get("hidden_act", "gelu")),
-    )  # fmt: skip
-    pooling = Pooling("first", first=2, steps=("norm",), eps=eps)
+    backbone = pre_norm(config, eps=1e-12)
+    pooling = Pooling("first", first=2, steps=("norm",), eps=backbone.norm_eps)
     tasks, head = classifier(folder, "audio", "classifier.dense", pooling, "classifier.layernorm")
     tokens = ("embeddings.cls_token", "embeddings.distillation_token")
     table, change = position_tables("embeddings.position_embeddings", tokens, own=2, modality="audio")

@@ -8,8 +8,17 @@ from typing import Any
 
 from torch import Tensor
 
-from unitx.config import BackboneConfig
-from unitx.families.common import SHAPE, Part, activation, embedding, merged, text_processor, unchanged, zero_bias
+from unitx.families.common import (
+    SHAPE,
+    Part,
+    activation,
+    embedding,
+    merged,
+    pre_norm,
+    text_processor,
+    unchanged,
+    zero_bias,
+)
 from unitx.families.images import CLIP_PIXELS, image_processor, patch_weights, position_tables, square_patch
 from unitx.pooling import Pooling
 from unitx.positions import LearnedPositions
@@ -55,7 +64,7 @@ def clip_image(folder: Folder, config: dict[str, Any], prefix: str = "", width: 
         folder, positions, patch, size={"shortest_edge": 224}, crop_size=224, default_to_square=False,
         do_center_crop=True, resample=3, **CLIP_PIXELS,
     )  # fmt: skip
-    backbone = _backbone(config, eps, "quick_gelu", final_norm=False)
+    backbone = pre_norm(config, eps, "quick_gelu", final_norm=False)
     return Blueprint(backbone, {"image": image}, [embedding("image", pooling)], table, change, IGNORED)
 
 
@@ -67,7 +76,7 @@ def clip_text(folder: Folder, config: dict[str, Any], prefix: str = "", width: i
     pooling = Pooling("end", end=None if end == 2 else end, steps=("dense",) if width else (), width=width, bias=False)
     table = _behind(prefix, TEXT) | ({f"{HEAD}steps.0": "text_projection"} if width else {})
     text = text_processor(folder, config.get("vocab_size", 49408), length, positions=length, truncate=True)
-    backbone = _backbone(config, eps, "quick_gelu", causal=True)
+    backbone = pre_norm(config, eps, "quick_gelu", causal=True)
     return Blueprint(backbone, {"text": text}, [embedding("text", pooling)], table, {}, IGNORED)
 
 
@@ -85,7 +94,7 @@ def siglip_image(folder: Folder, config: dict[str, Any], prefix: str = "") -> Bl
         pooling = Pooling("attention", heads=config["num_attention_heads"], mlp=config["intermediate_size"],
                           activation=activation(kind), eps=eps)  # fmt: skip
     image = image_processor(folder, positions, patch, size=224, default_to_square=False, resample=3)
-    backbone = _backbone(config, eps, "gelu_pytorch_tanh")
+    backbone = pre_norm(config, eps, "gelu_pytorch_tanh")
     return Blueprint(backbone, {"image": image}, [embedding("image", pooling)], _behind(prefix, table), change, IGNORED)
 
 
@@ -95,7 +104,7 @@ def siglip_text(folder: Folder, config: dict[str, Any], prefix: str = "") -> Blu
     pooling = Pooling("last", steps=("dense",), width=config.get("projection_size") or config["hidden_size"])
     text = _siglip_processor(folder, config.get("vocab_size", 32000), length)
     table = _behind(prefix, TEXT | {f"{HEAD}steps.0": "head"})
-    backbone = _backbone(config, eps, "gelu_pytorch_tanh")
+    backbone = pre_norm(config, eps, "gelu_pytorch_tanh")
     return Blueprint(backbone, {"text": text}, [embedding("text", pooling)], table, {}, IGNORED)
 
 
@@ -146,15 +155,6 @@ def _positions(
     patch = square_patch(config, default)
     side = config.get("image_size", 224) // patch
     return LearnedPositions((side, side), class_tokens, norm_eps=norm_eps), patch
-
-
-def _backbone(config: dict[str, Any], eps: float, act: str, **given: Any) -> BackboneConfig:
-    dim = config["hidden_size"]
-    return BackboneConfig(
-        dim, config["num_hidden_layers"], config["num_attention_heads"], mlp_ratio=config["intermediate_size"] / dim,
-        rotary_base=None, norm_bias=True, norm_eps=eps, qk_norm=False, qkv_bias=True, out_bias=True,
-        activation=activation(config.get("hidden_act", act)), **given,
-    )  # fmt: skip
 
 
 def _behind(prefix: str, table: Table) -> Table:

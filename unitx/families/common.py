@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unitx.config import BackboneConfig
 from unitx.pooling import Pooling
 from unitx.published import Change, Folder, Table
 from unitx.task import TaskInfo
@@ -58,6 +59,24 @@ def preprocessor(folder: Folder, part: str) -> dict[str, Any]:
     """What the folder's preprocessor_config.json says, or the part of its processor_config.json; empty without both."""
     found = folder.read_json("preprocessor_config.json")
     return found or (folder.read_json("processor_config.json") or {}).get(part) or {}
+
+
+def pre_norm(config: dict[str, Any], eps: float, act: str = "gelu", **given: Any) -> BackboneConfig:
+    """The backbone of a vision transformer (Dosovitskiy et al. 2020): pre-norm, biases, no rotary.
+
+    Args:
+        eps, act: where the configuration does not say.
+        given: fields that are others.
+    """
+    dim = config["hidden_size"]
+    given = {
+        "mlp_ratio": config["intermediate_size"] / dim, "qkv_bias": config.get("qkv_bias", True),
+        "activation": activation(config.get("hidden_act", act)), **given,
+    }  # fmt: skip
+    return BackboneConfig(
+        dim, config["num_hidden_layers"], config["num_attention_heads"], rotary_base=None, norm_bias=True,
+        norm_eps=config.get("layer_norm_eps", eps), qk_norm=False, out_bias=True, **given,
+    )  # fmt: skip
 
 
 def text_processor(folder: Folder, vocab_size: int, max_tokens: int, **options: Any) -> TextProcessor:

@@ -9,28 +9,19 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from unitx.config import BackboneConfig
-from unitx.families.common import activation, classifier, embedding, keys_without_bias, unchanged
+from unitx.families.common import classifier, embedding, keys_without_bias, pre_norm, unchanged
 from unitx.families.images import pair, pixels_as, square_patch
+from unitx.families.vit import BLOCKS, LAYER
 from unitx.pooling import Pooling
 from unitx.positions import LearnedPositions
 from unitx.published import Blueprint, Change, Folder, Table
 from unitx.registry import register_family
 from unitx.tokenizers.video import VideoProcessor
 
-LAYER = "encoder.layer.{i}."
-ATTENTION = f"{LAYER}attention.attention."
-TABLE: Table = {
+TABLE: Table = BLOCKS | {
     "tokenizers.video.stem.embed": "embeddings.patch_embeddings.projection",
     "tokenizers.video.positions.table": (),
     "tokenizers.video.positions.class_tokens": (),
-    "backbone.blocks.{i}.attn.qkv.weight": tuple(f"{ATTENTION}{name}.weight" for name in ("query", "key", "value")),
-    "backbone.blocks.{i}.attn.out": f"{LAYER}attention.output.dense",
-    "backbone.blocks.{i}.attn_norm": f"{LAYER}layernorm_before",
-    "backbone.blocks.{i}.mlp.up": f"{LAYER}intermediate.dense",
-    "backbone.blocks.{i}.mlp.down": f"{LAYER}output.dense",
-    "backbone.blocks.{i}.mlp_norm": f"{LAYER}layernorm_after",
-    "backbone.norm": "layernorm",
     "heads.pooled.pooler.steps.0": "fc_norm",
     "heads.video-classify.pooler.steps.0": "fc_norm",
 }
@@ -42,12 +33,9 @@ def videomae(folder: Folder) -> Blueprint:
     config = folder.config
     folder.leave_off("videomae.")
     video = _processor(folder)
-    backbone = BackboneConfig(
-        config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"],
-        mlp_ratio=config["intermediate_size"] / config["hidden_size"], rotary_base=None, norm_bias=True,
-        norm_eps=config.get("layer_norm_eps", 1e-12), final_norm=not config.get("use_mean_pooling", True),
-        qk_norm=False, qkv_bias=config.get("qkv_bias", config.get("qv_bias", True)), out_bias=True,
-        activation=activation(config.get("hidden_act", "gelu")),
+    backbone = pre_norm(
+        config, eps=1e-12, final_norm=not config.get("use_mean_pooling", True),
+        qkv_bias=config.get("qkv_bias", config.get("qv_bias", True)),
     )  # fmt: skip
     normed = ("norm",) if "fc_norm.weight" in folder.names else ()
     pooling = Pooling("mean", steps=normed, eps=1e-5)
@@ -87,7 +75,7 @@ def _biases(folder: Folder) -> tuple[Table, dict[str, Change]]:
     hub = any(name.endswith("attention.q_bias") for name in folder.names)
     names = ("q_bias", "v_bias") if hub else ("query.bias", "value.bias")
     ours = "backbone.blocks.{i}.attn.qkv.bias"
-    return {ours: tuple(f"{ATTENTION}{name}" for name in names)}, {ours: keys_without_bias}
+    return {ours: tuple(f"{LAYER}attention.attention.{name}" for name in names)}, {ours: keys_without_bias}
 
 
 def _tubelet_weights(leaf: str, tensors: list[Tensor]) -> Tensor:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from unitx.config import BackboneConfig
-from unitx.families.common import SHAPE, activation, averaged, classifier, embedding, merged, unchanged
+from unitx.families.common import SHAPE, activation, averaged, classifier, embedding, merged, pre_norm, unchanged
 from unitx.families.images import (
     CLIP_PIXELS,
     image_processor,
@@ -22,18 +21,18 @@ from unitx.registry import register_family
 
 LAYER = "encoder.layer.{i}."
 SHARED: Table = {
-    "tokenizers.image.stem.embed": "embeddings.patch_embeddings.projection",
     "backbone.blocks.{i}.attn.qkv": tuple(f"{LAYER}attention.attention.{name}" for name in ("query", "key", "value")),
     "backbone.norm": "layernorm",
 }
-VIT: Table = SHARED | {
+BLOCKS: Table = SHARED | {
     "backbone.blocks.{i}.attn.out": f"{LAYER}attention.output.dense",
     "backbone.blocks.{i}.attn_norm": f"{LAYER}layernorm_before",
     "backbone.blocks.{i}.mlp.up": f"{LAYER}intermediate.dense",
     "backbone.blocks.{i}.mlp.down": f"{LAYER}output.dense",
     "backbone.blocks.{i}.mlp_norm": f"{LAYER}layernorm_after",
-    "heads.pooled.pooler.steps.0": "pooler.dense",
 }
+PATCHES: Table = {"tokenizers.image.stem.embed": "embeddings.patch_embeddings.projection"}
+VIT: Table = BLOCKS | PATCHES | {"heads.pooled.pooler.steps.0": "pooler.dense"}
 # What transformers' modules are called since version 5, where its files kept the older names.
 ATTENTION = {
     r"\.attention\.q_proj\.": ".attention.attention.query.",
@@ -56,7 +55,7 @@ def vit(folder: Folder, tokens: tuple[str, ...] = ("cls_token",), **processor: A
     config = SHAPE | folder.config
     folder.leave_off("vit.", "deit.", renamed=MODULES)
     positions, patch = _positions(config, len(tokens))
-    backbone = _backbone(config, config["intermediate_size"] / config["hidden_size"], eps=1e-12)
+    backbone = pre_norm(config, eps=1e-12)
     pooling = Pooling("first")
     if "pooler.dense.weight" in folder.names:
         act = config.get("pooler_act", "tanh")
@@ -95,8 +94,9 @@ def dinov2(folder: Folder, registers: int = 0) -> Blueprint:
     ratio = config.get("mlp_ratio", 4)
     hidden = int(config["hidden_size"] * ratio)
     hidden = (int(hidden * 2 / 3) + 7) // 8 * 8 if gated else hidden
-    backbone = _backbone(config, hidden / config["hidden_size"], eps=1e-6, gated=gated)
-    named: Table = SHARED | {
+    kind = "silu" if gated else activation(config.get("hidden_act", "gelu"))
+    backbone = pre_norm(config, eps=1e-6, mlp_ratio=hidden / config["hidden_size"], activation=kind, gated=gated)
+    named: Table = SHARED | PATCHES | {
         "backbone.blocks.{i}.attn_norm": f"{LAYER}norm1",
         "backbone.blocks.{i}.mlp_norm": f"{LAYER}norm2",
         "backbone.blocks.{i}.mlp.up": f"{LAYER}mlp.weights_in" if gated else f"{LAYER}mlp.fc1",
@@ -132,13 +132,3 @@ def _positions(
     patch = square_patch(config, default)
     height, width = pair(config.get("image_size", 224))
     return LearnedPositions((height // patch, width // patch), class_tokens, antialias), patch
-
-
-def _backbone(config: dict[str, Any], ratio: float, eps: float, gated: bool = False) -> BackboneConfig:
-    """Pre-norm with biases, and no rotary."""
-    kind = "silu" if gated else activation(config.get("hidden_act", "gelu"))
-    return BackboneConfig(
-        config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"], mlp_ratio=ratio,
-        rotary_base=None, norm_bias=True, norm_eps=config.get("layer_norm_eps", eps), qk_norm=False,
-        qkv_bias=config.get("qkv_bias", True), out_bias=True, activation=kind, gated=gated,
-    )  # fmt: skip
