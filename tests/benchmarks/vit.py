@@ -9,16 +9,16 @@ of rounds side by side.
 
 from __future__ import annotations
 
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import timm
 import torch
 import transformers as hf
+from in_turn import compared
 from PIL import Image
 from timm.models import save_for_hf
 from torch import Tensor
@@ -27,7 +27,7 @@ import unitx
 from unitx.worlds import pictures
 from unitx.worlds.emoji import HUNDRED
 
-BATCH, ROUNDS = 32, 5
+BATCH = 32
 SIZE = 618
 SHAPE = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "intermediate_size": 1536}
 
@@ -35,12 +35,6 @@ SHAPE = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, 
 def photos() -> list[Image.Image]:
     drawn = [pictures.draw(emoji, SIZE, pictures.Style()) for emoji in HUNDRED[: 3 * BATCH]]
     return [Image.fromarray(picture[..., :3]) for picture in drawn]
-
-
-def seconds(run: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
 
 
 def by_transformers(folder: str, model: hf.ViTModel) -> Callable[[list[Image.Image]], Tensor]:
@@ -84,16 +78,8 @@ def main() -> None:
             model.to(dtype)
             ours.compute_dtype = dtype
             worst = np.abs(ours.embed(items, normalize=False) - expected).max()
-            rounds = [
-                (seconds(lambda embed=embed: embed(items)), seconds(lambda ours=ours: ours.embed(items)))
-                for _ in range(ROUNDS)
-            ]
-            a, b = (statistics.median(column) for column in zip(*rounds, strict=True))
-            ratios = sorted(x / y for x, y in rounds)
-            print(
-                f"{name}: {library} {len(items) / a:.1f} pictures/s, unitx {len(items) / b:.1f} pictures/s, "
-                f"ratio {a / b:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}); largest difference to fp32 {worst:.1e}"
-            )
+            times = compared(partial(embed, items), partial(ours.embed, items), len(items), "pictures")
+            print(f"{library}, {name}: {times}; largest difference to fp32 {worst:.1e}")
 
 
 if __name__ == "__main__":
