@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 import tokenizers as fast
+from unitx.model import Model
 
 VOCABULARY = 97
 BERT = {"vocab_size": VOCABULARY, "intermediate_size": 52, "max_position_embeddings": 60}
@@ -254,6 +255,13 @@ def drawn(make: Callable[..., Any], *config: Any) -> Any:
         is_gain = p.ndim == 1 and name.endswith(("weight", "lambda1", "gamma"))
         p.copy_(1 + 0.3 * noise if is_gain else noise * (0.3 if p.ndim < 2 else p[0].numel() ** -0.5))
     return model
+
+
+def loaded(case: tuple[Any, Any], folder: Path) -> tuple[Any, Model, Path]:
+    """An original, what we make of its folder, and the folder."""
+    original = drawn(*case)
+    original.save_pretrained(folder)
+    return original, Model.from_pretrained(folder, "cpu"), folder
 
 
 def sequences(seed: int = 0) -> list[Tensor]:

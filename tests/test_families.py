@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from published_models import CASES, CLASSIFIERS, drawn, sequences
+from published_models import CASES, CLASSIFIERS, drawn, loaded, sequences
 
 from unitx.model import Model
 
@@ -16,10 +16,7 @@ from unitx.model import Model
 @pytest.fixture(params=CASES, scope="module")
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Model, Path]:
     """An original and what we make of its folder."""
-    original = drawn(*CASES[request.param])
-    folder = tmp_path_factory.mktemp("published")
-    original.save_pretrained(folder)
-    return original, Model.from_pretrained(folder, "cpu"), folder
+    return loaded(CASES[request.param], tmp_path_factory.mktemp("published"))
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ import timm
 import torch
 import transformers as hf
 from PIL import Image
-from published_models import IMAGES, TIMM, TOWERS, drawn, photos, pictures, seeing, sequences
+from published_models import IMAGES, TIMM, TOWERS, drawn, loaded, photos, pictures, seeing, sequences
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from torch import Tensor
@@ -26,10 +26,7 @@ from unitx.towers import Towers
 
 @pytest.fixture(params=IMAGES, scope="module")
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Model]:
-    original = drawn(*IMAGES[request.param])
-    folder = tmp_path_factory.mktemp("published")
-    original.save_pretrained(folder)
-    return original, Model.from_pretrained(folder, "cpu")
+    return loaded(IMAGES[request.param], tmp_path_factory.mktemp("published"))[:2]
 
 
 def their_outputs(original: Any, pixels: Tensor) -> Any:

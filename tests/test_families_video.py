@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers as hf
 from PIL import Image
-from published_models import VIDEOS, WATCHING, clips, drawn
+from published_models import VIDEOS, WATCHING, clips, drawn, loaded
 from safetensors.torch import load_file, save_file
 
 import unitx
@@ -22,10 +22,7 @@ from unitx.model import Model
 @pytest.fixture(params=VIDEOS, scope="module")
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Model, Path]:
     """An original and what we make of its folder."""
-    original = drawn(*VIDEOS[request.param])
-    folder = tmp_path_factory.mktemp("published")
-    original.save_pretrained(folder)
-    return original, Model.from_pretrained(folder, "cpu"), folder
+    return loaded(VIDEOS[request.param], tmp_path_factory.mktemp("published"))
 
 
 @torch.no_grad()

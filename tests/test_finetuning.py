@@ -378,6 +378,18 @@ def test_the_recipe_of_a_run_that_fine_tuned_asks_for_its_base(tmp_path: Path, b
             unitx.train(named, out=str(tmp_path / "other"), echo=False)
 
 
+def _on_texts(
+    folder: Path, modality: str, rows: Any, test: Any, batch_tokens: int, tokenizer: dict[str, int]
+) -> unitx.Run:
+    """A published model of texts learns to tell classes of another modality."""
+    small_bert(folder / "base")
+    return unitx.finetune(
+        folder / "base", f"{modality}-classify", data=rows, test=test, out=str(folder / "run"), steps=60, evaluations=1,
+        lr=3e-3, batch_tokens=batch_tokens, precision="fp32", workers=0, echo=False, augment="none",
+        **{f"tokenizers.{modality}": tokenizer},
+    )  # fmt: skip
+
+
 def _corners(count: int, seed: int) -> list[dict[str, Any]]:
     """Pictures with a white patch on the left or on the right, at any height: only its place tells which."""
     rng = np.random.default_rng(seed)
@@ -391,12 +403,7 @@ def _corners(count: int, seed: int) -> list[dict[str, Any]]:
 
 
 def test_a_new_modality_has_positions_where_the_backbone_has_no_rotary(tmp_path: Path):
-    small_bert(tmp_path / "base")
-    run = unitx.finetune(
-        tmp_path / "base", "image-classify", data=_corners(200, 0), test=_corners(60, 1), out=str(tmp_path / "run"),
-        steps=60, evaluations=1, lr=3e-3, batch_tokens=512, precision="fp32", workers=0, echo=False, augment="none",
-        **{"tokenizers.image": {"patch": 8, "max_tokens": 16}},
-    )  # fmt: skip
+    run = _on_texts(tmp_path, "image", _corners(200, 0), _corners(60, 1), 512, {"patch": 8, "max_tokens": 16})
     assert run.model.processors["image"].positions.grid == (4, 4)
     assert run.metrics["image-classify/accuracy"] > 0.95
 
@@ -414,12 +421,8 @@ def _tones(count: int, seed: int) -> list[dict[str, Any]]:
 
 
 def test_a_new_tokenizer_of_sound_has_them_too(tmp_path: Path):
-    small_bert(tmp_path / "base")
-    run = unitx.finetune(
-        tmp_path / "base", "audio-classify", data=_tones(100, 0), test=_tones(40, 1), out=str(tmp_path / "run"),
-        steps=60, evaluations=1, lr=3e-3, batch_tokens=256, precision="fp32", workers=0, echo=False, augment="none",
-        **{"tokenizers.audio": {"mels": 16, "max_tokens": 24, "patch_mels": 8}},
-    )  # fmt: skip
+    tokenizer = {"mels": 16, "max_tokens": 24, "patch_mels": 8}
+    run = _on_texts(tmp_path, "audio", _tones(100, 0), _tones(40, 1), 256, tokenizer)
     assert run.model.processors["audio"].positions.grid == (12, 2)
     assert run.metrics["audio-classify/accuracy"] > 0.95
 
@@ -471,12 +474,8 @@ def _sweeps(count: int, seed: int) -> list[dict[str, Any]]:
 
 
 def test_a_new_tokenizer_of_video_has_them_too(tmp_path: Path):
-    small_bert(tmp_path / "base")
-    run = unitx.finetune(
-        tmp_path / "base", "video-classify", data=_sweeps(100, 0), test=_sweeps(40, 1), out=str(tmp_path / "run"),
-        steps=60, evaluations=1, lr=3e-3, batch_tokens=512, precision="fp32", workers=0, echo=False, augment="none",
-        **{"tokenizers.video": {"patch": 8, "frames": 4, "tubelet": 1, "max_tokens": 32}},
-    )  # fmt: skip
+    tokenizer = {"patch": 8, "frames": 4, "tubelet": 1, "max_tokens": 32}
+    run = _on_texts(tmp_path, "video", _sweeps(100, 0), _sweeps(40, 1), 512, tokenizer)
     assert run.model.processors["video"].positions.grid == (4, 3, 3)
     assert run.metrics["video-classify/accuracy"] > 0.95
     again = unitx.Model.from_pretrained(run.folder, "cpu")
