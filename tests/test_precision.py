@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from small_models import CLASSES, STORIES, picture, small_model
 
 from unitx import precision
-from unitx.precision import DTYPES, choose_precision
+from unitx.backbone import Linear
+from unitx.model import Model
+from unitx.precision import DTYPES, answering, choose_precision
 
 CPU = torch.device("cpu")
 
@@ -31,3 +34,47 @@ def test_the_faster_one_is_chosen_and_fp32_on_a_tie(
 def test_a_real_measurement_ends_in_one_of_them():
     name, why = choose_precision("auto", CPU, 16)
     assert name in DTYPES and "\n" not in why
+
+
+def copies(model: Model) -> list[torch.Tensor | None]:
+    return [module.copy for module in model.modules() if isinstance(module, Linear)]
+
+
+def test_weights_are_cast_once_for_many_answers_and_change_none():
+    model = small_model(CLASSES)
+    batches = [picture(seed) for seed in range(3)]
+    model.compute_dtype = torch.bfloat16
+    expected = model.embed(batches, batch_tokens=8)
+    with answering(model):
+        assert all(copy is not None and copy.dtype == torch.bfloat16 for copy in copies(model))
+        assert not model.training
+        assert (model.embed(batches[:1]) == expected[:1]).all()
+    assert copies(model) == [None] * len(copies(model))
+    linear = next(module for module in model.modules() if isinstance(module, Linear))
+    linear.weight.data.mul_(-1)  # no copy of before is used
+    assert not (model.embed(batches) == expected).all()
+
+
+def test_a_copy_is_for_its_own_format_only():
+    linear = Linear(4, 3)
+    linear.copy = torch.zeros(3, 4, dtype=torch.bfloat16)
+    x = torch.randn(2, 4)
+    assert torch.equal(linear(x), torch.nn.functional.linear(x, linear.weight, linear.bias))
+    assert torch.equal(linear(x.bfloat16()), linear.bias.bfloat16().expand(2, 3))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_comes_back_and_no_copy_stays(training: bool):
+    model = small_model(STORIES).train(training)
+    model.compute_dtype = torch.bfloat16
+    with pytest.raises(RuntimeError, match="stop"), answering(model):
+        raise RuntimeError("stop")
+    assert model.training == training and set(copies(model)) == {None}
+    model.generate(["a"], max_tokens=2)
+    assert model.training == training and set(copies(model)) == {None}
+
+
+def test_in_float32_nothing_is_copied():
+    model = small_model(CLASSES)
+    with answering(model):
+        assert set(copies(model)) == {None}

@@ -23,11 +23,18 @@ Record = dict[str, Tensor | list[Tensor]]
 
 
 class Linear(nn.Linear):
-    """A linear map that follows the dtype of its input: weights stay float32, and are cast at each use."""
+    """A linear map that follows the dtype of its input: weights stay float32, and are cast at each use.
+
+    Attributes:
+        copy: the weights as they were cast for many uses (see `answering`).
+    """
+
+    copy: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.linear(x, self.weight.to(x.dtype), bias)
+        bias, copy = None if self.bias is None else self.bias.to(x.dtype), self.copy
+        weight = copy if copy is not None and copy.dtype == x.dtype else self.weight.to(x.dtype)
+        return F.linear(x, weight, bias)
 
 
 class LayerNorm(nn.Module):

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from unitx.errors import BadItem, UnitxError
 from unitx.media import DECODERS, MEDIA, describe, is_missing_file, modality_of, named_file, suffix_modality
+from unitx.precision import answering
 from unitx.task import Answer, Task, TaskInfo
 from unitx.tokens import Prepared, Tokens, collate, pack
 
@@ -308,19 +309,15 @@ def _batches(
     """Backbone outputs, and of each sequence in the order it was given to collate its item, its place and itself."""
     if on_error not in ("raise", "skip"):
         raise UnitxError(f"on_error is {on_error!r}; it can be 'raise' or 'skip'")
-    training = model.training
-    model.eval()
     bad: list[str] = []
     shortened: list[int] = []
-    try:
+    with answering(model):
         for first, chunk in _read(model, sequences, show_progress, on_error, bad):
             shortened += [first + i for i, found in enumerate(chunk) if any(_is_shortened(p) for p in found)]
             windows = [(first + i, window) for i, found in enumerate(chunk) for window in found]
             for places in pack([len(window) for _, window in windows], batch_tokens):
                 batch = collate([windows[i][1] for i in places], model.modalities).to(model.device)
                 yield model.encode(batch), [windows[i][0] for i in places], [(i, windows[i][1]) for i in places]
-    finally:
-        model.train(training)
     if shortened:
         warnings.warn(
             f"{len(shortened)} of {len(sequences)} items had a part longer than max_tokens; its beginning was used",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from unitx.batches import Evaluation, Feed, Notes, Preparer, data_loader
 from unitx.model import Model
+from unitx.precision import answering
 
 
 @torch.inference_mode()
@@ -23,12 +24,10 @@ def task_outputs(
     from tqdm import tqdm
 
     head = model.head(feed.info.name)
-    training = model.training
-    model.eval()
     outputs, targets, notes = [], [], Notes()
     dataset = Evaluation(preparer, feed, seed)
     steps = data_loader(dataset, range(len(dataset)), workers)
-    try:
+    with answering(model):
         for batch in tqdm(steps, total=len(dataset), disable=not show_progress, unit="batch"):
             if isinstance(batch, Notes):
                 notes.add(batch)
@@ -38,8 +37,6 @@ def task_outputs(
             outputs.append(head.outputs(model.encode(batch), mine.rows).float().cpu())
             targets.append(mine.values)
             notes.add(batch.notes)
-    finally:
-        model.train(training)
     return torch.cat(outputs) if outputs else torch.zeros(0), _concatenate(targets), notes
 
 
@@ -65,5 +62,7 @@ def _concatenate(parts: list[Any]) -> Any:
     if not parts or parts[0] is None:
         return None
     if isinstance(parts[0], dict):
-        return {key: torch.cat([part[key] for part in parts]).cpu() for key in parts[0]}
+        return {key: _concatenate([part[key] for part in parts]) for key in parts[0]}
+    if isinstance(parts[0], list):
+        return [each for part in parts for each in part]
     return torch.cat(parts).cpu()

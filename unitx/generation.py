@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from unitx.errors import UnitxError
+from unitx.precision import answering
 from unitx.tokens import Batch, Layout, Pieces, Prepared, collate, line_positions
 
 if TYPE_CHECKING:
@@ -75,9 +76,7 @@ def _continue(
     model: Model, head: Any, modality: str, given: list[np.ndarray], max_tokens: int, draw: Sampler, stops: list[str]
 ) -> list[str]:
     text: Any = model.processors[modality]
-    training = model.training
-    model.eval()
-    try:
+    with answering(model):
         prepared = [Prepared([(modality, Pieces(ids, line_positions(len(ids))))], prefix_parts=0) for ids in given]
         batch = collate(prepared, model.modalities).to(model.device)
         room = max(len(ids) for ids in given) + max_tokens
@@ -98,8 +97,6 @@ def _continue(
                 break
             vectors = model.encode(_next_tokens(model, modality, ids, cache.lengths), cache=cache).vectors
         return [text.decode(ids) if done is None else done for ids, done in zip(said, texts, strict=True)]
-    finally:
-        model.train(training)
 
 
 def _next_tokens(model: Model, modality: str, ids: Tensor, places: list[int]) -> Batch:

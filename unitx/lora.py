@@ -19,7 +19,7 @@ class LoRA(nn.Module):
     """A frozen linear map plus a trained one of low rank, which starts at zero.
 
     Attributes:
-        gate: (N, 1), 1 for the tokens that the adapter acts on; None for all.
+        gate: (N, 1), the scale for the tokens that the adapter acts on, 0 for others; None for the scale for all.
     """
 
     def __init__(self, base: Linear):
@@ -31,8 +31,8 @@ class LoRA(nn.Module):
         self.gate: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        change = F.linear(F.linear(x, self.lora_A.to(x.dtype)), self.lora_B.to(x.dtype)) * self.scale
-        return self.base(x) + (change if self.gate is None else change * self.gate.to(x.dtype))
+        low = F.linear(x, self.lora_A.to(x.dtype)) * (self.scale if self.gate is None else self.gate.to(x.dtype))
+        return self.base(x) + F.linear(low, self.lora_B.to(x.dtype))
 
     @torch.no_grad()
     def merged(self) -> Linear:
@@ -85,7 +85,7 @@ def gated(backbone: Backbone, layout: Layout, frozen: list[bool]) -> Iterator[No
     gate = touched[layout.segments].float()[:, None]
     adapters = [module for module in backbone.modules() if isinstance(module, LoRA)]
     for adapter in adapters:
-        adapter.gate = gate
+        adapter.gate = gate * adapter.scale
     try:
         yield
     finally:

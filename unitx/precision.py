@@ -1,10 +1,18 @@
-"""Which number format the processor is good at."""
+"""Number formats: which one the processor is good at, and weights cast to it once for many answers."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
+
+from unitx.backbone import Linear
+
+if TYPE_CHECKING:
+    from unitx.model import Model
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -39,3 +47,19 @@ def _time_product(dtype: torch.dtype, device: torch.device, dim: int) -> float:
             torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - start)
     return best
+
+
+@contextmanager
+def answering(model: Model) -> Iterator[None]:
+    """Within it the model is evaluated, not trained, and its weights stay as they are: what is cast is cast once."""
+    training, dtype = model.training, model.compute_dtype
+    linears = [module for module in model.modules() if isinstance(module, Linear)] if dtype != torch.float32 else []
+    model.eval()
+    try:
+        for linear in linears:
+            linear.copy = linear.weight.detach().to(dtype)
+        yield
+    finally:
+        for linear in linears:
+            linear.copy = None
+        model.train(training)
