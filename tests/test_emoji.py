@@ -12,7 +12,8 @@ from unitx.errors import UnitxError
 from unitx.source import Source
 from unitx.worlds import emoji as world_of_emoji
 from unitx.worlds import pictures, speech
-from unitx.worlds.emoji import HUNDRED, UNSTEADY, EmojiWorld, all_emoji, name_of, split_voices, vary_name
+from unitx.worlds.emoji import HUNDRED, EmojiWorld, all_emoji, name_of, vary_name
+from unitx.worlds.speech import UNSTEADY, split_voices
 
 SOME = ["🐱", "🚗", "🍌"]
 

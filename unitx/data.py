@@ -51,6 +51,7 @@ WORLDS = {  # data that pip brings, opened by `world:NAME`
     "emoji": "unitx.worlds.emoji:EmojiWorld",
     "digits": "unitx.worlds.recorded:digits",
     "python": "unitx.worlds.recorded:python_library",
+    "spoken": "unitx.worlds.spoken:SpokenWorld",
 }
 HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?(:[\w.+-]+)?")
 

