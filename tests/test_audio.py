@@ -14,11 +14,13 @@ import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_models import shake
 
 from unitx import spectrogram
 from unitx.errors import BadItem, UnitxError
 from unitx.tokenizers import audio
 from unitx.tokenizers.audio import AudioProcessor, AudioTokenizer
+from unitx.tokens import Tokens
 
 PLAIN = AudioProcessor()
 BANDS = AudioProcessor(max_tokens=40, patch_mels=16, mels=64, patch_frames=8)
@@ -327,9 +329,47 @@ def test_options_are_checked():
         {"patch_mels": 16, "max_tokens": 2},
         {"hop": 0},
         {"rate": -1},
+        {"depth": -1},
     ):
         with pytest.raises(UnitxError, match="AudioProcessor: "):
             AudioProcessor(**options)
+
+
+@pytest.mark.parametrize("processor", [PLAIN, BANDS], ids=["one band", "four bands"])
+def test_blocks_of_its_own_see_one_sound_at_a_time(processor):
+    torch.manual_seed(0)
+    tokenizer = AudioTokenizer(replace(processor, depth=2), 128)
+    shake(tokenizer.encoder)
+    rng = np.random.default_rng(0)
+    pieces = [processor.prepare((rng.normal(size=n), 16_000)) for n in (9_000, 3_000, 9_000, 16_000)]
+    together = tokenizer(torch.from_numpy(np.concatenate([p.values for p in pieces])), [len(p) for p in pieces])
+    alone = torch.cat([tokenizer(torch.from_numpy(p.values), [len(p)]) for p in pieces])
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
+    # As in a backbone of its own behind the same stem.
+    tokens = Tokens.from_list([tokenizer.stem(torch.from_numpy(pieces[0].values))], positions=[pieces[0].positions])
+    expected = tokenizer.project(tokenizer.encoder(tokens).vectors)
+    torch.testing.assert_close(alone[: len(expected)], expected, atol=1e-4, rtol=1e-4)
+    assert tokenizer(torch.from_numpy(pieces[0].values), [len(pieces[0])], dtype=torch.bfloat16).dtype == torch.bfloat16
+    assert tokenizer(torch.zeros(0, pieces[0].values.shape[1]), []).shape == (0, 128)
+
+
+AST = spectrogram.Fbank(frames=512, strides=(10, 12))
+
+
+@pytest.mark.parametrize("processor", [
+    AudioProcessor(), AudioProcessor(1_000, patch_frames=4, patch_mels=16), AudioProcessor(rate=8_000, hop=100),
+    AudioProcessor(500, mels=128, patch_frames=16, patch_mels=16, spectrogram=AST),
+])  # fmt: skip
+def test_a_step_of_positions_takes_so_many_seconds(processor):
+    pieces = processor.prepare((np.random.default_rng(0).normal(size=4 * 16_000), 16_000))
+    steps = pieces.positions[:, 0].max()
+    covered = (512 * 160 / 16_000) if processor.spectrogram else 4.0
+    assert steps * processor.seconds == pytest.approx(covered, abs=2.1 * processor.seconds)
+
+
+def test_blocks_of_its_own_know_the_order():
+    assert AudioProcessor(depth=1).with_positions().positions is None
+    assert AudioProcessor().with_positions().positions is not None
 
 
 @pytest.mark.parametrize("processor", [PLAIN, BANDS], ids=["one band", "four bands"])

@@ -13,6 +13,7 @@ from unitx.config import BackboneConfig
 from unitx.model import Model
 from unitx.optim import Muon, build_optimizers, orthogonalize, schedule, set_lr
 from unitx.task import TaskInfo
+from unitx.tokenizers.audio import AudioProcessor
 from unitx.tokenizers.image import ImageProcessor
 from unitx.tokenizers.text import TextProcessor
 
@@ -142,6 +143,22 @@ def test_muon_gets_the_hidden_matrices_and_nothing_else():
         assert all(group["weight_decay"] == (0.1 if p.ndim == 2 else 0.0) for p in group["params"])
     # 4 heads of 8 ask, 2 hold and 2 tell.
     assert [rows for rows in muon.splits.values()] == [[32, 16, 16]] * 2
+
+
+def test_blocks_of_a_tokenizer_are_hidden_matrices_too():
+    processors = {"audio": AudioProcessor(depth=1)}
+    model = Model(BackboneConfig(dim=32, depth=1, heads=2, gated=True), processors, [])
+    muon, _ = build_optimizers(model, "muon", 0.01, 0.1)
+    names = {id(p): name for name, p in model.named_parameters()}
+    held = {names[id(p)] for group in muon.param_groups for p in group["params"]}
+    ends = ("attn.qkv.weight", "attn.out.weight", "mlp.up.weight", "mlp.down.weight")
+    assert held == {f"{where}.blocks.0.{end}" for where in ("backbone", "tokenizers.audio.encoder") for end in ends}
+    splits = {names[id(p)]: sizes for p, sizes in muon.splits.items()}
+    assert splits == {
+        "backbone.blocks.0.attn.qkv.weight": [32, 32, 32],
+        "backbone.blocks.0.mlp.up.weight": [128, 128],
+        "tokenizers.audio.encoder.blocks.0.attn.qkv.weight": [32, 32, 32],
+    }
 
 
 def test_nothing_to_train_of_the_backbone_gives_no_muon():

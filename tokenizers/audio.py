@@ -18,6 +18,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor, nn
 from torchaudio.transforms import Resample
 
+from unitx.backbone import Backbone, Linear
+from unitx.config import BackboneConfig
 from unitx.errors import BadItem, UnitxError
 from unitx.media import check_whole, crop, describe, is_tensor, open_binary
 from unitx.positions import Grid, LearnedPositions, PositionEmbedding
@@ -25,12 +27,13 @@ from unitx.registry import register_tokenizer
 from unitx.spectrogram import Fbank, LogMel, mel_power
 from unitx.stem import ConvStem, Stem
 from unitx.tokenizer import Processor, Tokenizer
-from unitx.tokens import Pieces
+from unitx.tokens import Pieces, Tokens
 
 RATES = (100, 1_000_000)  # Hz that a recording may have
 RANGE = 8.0  # powers of ten below a clip's loudest cell that are told apart (80 dB, as Whisper, Radford et al. 2022)
 LEAST_STD = 0.5  # powers of ten; keeps a steady noise from being blown up
 BLOCK = 1 << 20  # samples that a file is read by: they bound the memory
+HEAD = 64  # width of an attention head
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class AudioProcessor(Processor):
         patch_frames: frames of a patch.
         patch_mels: mel bands of a patch; None for all.
         merges: of 2 × 2 neighbours, before a patch is embedded; 0 for one linear map (AST, Gong et al. 2021).
+        depth: blocks that only sound passes, before the backbone: what a trained one needs that never heard anything.
         spectrogram: of published models: how sound becomes a spectrogram, instead, whose windows have one length.
         positions: of published models: learned positions and class tokens.
 
@@ -60,12 +64,13 @@ class AudioProcessor(Processor):
     patch_frames: int = 8
     patch_mels: int | None = None
     merges: int = 3
+    depth: int = 0
     spectrogram: Fbank | LogMel | None = field(default=None, repr=False)
     positions: LearnedPositions | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         check_whole(self, "max_tokens", "rate", "mels", "hop", "window", "patch_frames")
-        check_whole(self, "merges", least=0)
+        check_whole(self, "merges", "depth", least=0)
         if self.patch_mels is not None:
             check_whole(self, "patch_mels")
         if isinstance(made := self.spectrogram, dict):  # from JSON
@@ -149,6 +154,12 @@ class AudioProcessor(Processor):
         return self.spectrogram.of(raw, self.rate, self.mels, self.hop, self.window)
 
     @property
+    def seconds(self) -> float:
+        """What a step along the axis of time stands for."""
+        frames = self.spectrogram.strides[1] if isinstance(self.spectrogram, Fbank) else self.patch_frames
+        return frames * self.hop / self.rate
+
+    @property
     def _room(self) -> int:
         """Frames of a window."""
         return self.spectrogram.frames if self.spectrogram else self.max_tokens // self.bands * self.patch_frames
@@ -158,6 +169,8 @@ class AudioProcessor(Processor):
         return self.spectrogram.silence(features) if self.spectrogram else features.min()
 
     def with_positions(self) -> AudioProcessor:
+        if self.depth:  # blocks of its own know the order
+            return self
         return replace(self, positions=self.positions or LearnedPositions((self.max_tokens // self.bands, self.bands)))
 
     def cut(self, features: np.ndarray, rng: np.random.Generator | None = None) -> Pieces:
@@ -169,7 +182,7 @@ class AudioProcessor(Processor):
         return [self._patches(features[i : i + room], floor) for i in range(0, len(features), room)]
 
     def _patches(self, part: np.ndarray, floor: float, shortened: bool = False) -> Pieces:
-        """Patches in order of time, then frequency; the one at (t, band) stands at (t, t + band, t)."""
+        """Patches in order of time, then frequency."""
         missing = self._room - len(part) if self.spectrogram else -len(part) % self.patch_frames
         heard = len(part) / (len(part) + missing) if self.spectrogram else 1.0
         if missing:
@@ -177,8 +190,7 @@ class AudioProcessor(Processor):
         if isinstance(self.spectrogram, Fbank):
             return replace(self._overlapping(part, self.spectrogram.strides, shortened), heard=heard)
         values = rearrange(part, "(t f) (band m) -> (t band) (f m)", f=self.patch_frames, band=self.bands)
-        time, band = np.divmod(np.arange(len(values)), self.bands)
-        positions = np.stack([time, time + band, time], axis=1)
+        positions = patch_positions(len(values), self.bands)
         grid = (len(values) // self.bands, self.bands)
         return Pieces(np.ascontiguousarray(values), positions, shortened, grid, heard)
 
@@ -194,6 +206,12 @@ class AudioProcessor(Processor):
             positions = np.pad(positions, ((self.positions.class_tokens, 0), (0, 0)))
         values = np.ascontiguousarray(rearrange(patches, "t band f m -> (band t) (f m)"))
         return Pieces(values, positions, shortened, grid=(bands, times))
+
+
+def patch_positions(count: int, bands: int) -> np.ndarray:
+    """(count, 3) of patches in order of time, then frequency; the one at (t, band) stands at (t, t + band, t)."""
+    time, band = np.divmod(np.arange(count), bands)
+    return np.stack([time, time + band, time], axis=1)
 
 
 def _normalised(mel: Tensor) -> np.ndarray:
@@ -327,7 +345,7 @@ class AudioTokenizer(Tokenizer):
     frames (see `ConvStem`), class tokens and learned positions too."""
 
     Processor = AudioProcessor
-    needs = ("grids",)
+    needs = ("grids", "dtype")
 
     def __init__(self, processor: AudioProcessor, dim: int):
         super().__init__(processor, dim)
@@ -336,8 +354,21 @@ class AudioTokenizer(Tokenizer):
             self.stem: nn.Module = ConvStem(p.spectrogram.frames, p.mels, dim)
         else:
             self.stem = Stem(p.patch_frames, p.patch_mels or p.mels, 1, dim, p.merges)
+        self.bands = p.bands
         self.positions = PositionEmbedding(p.positions, dim) if p.positions else None
+        self.encoder = Backbone(BackboneConfig(dim, p.depth, heads=max(1, dim // HEAD))) if p.depth else None
+        self.project = Linear(dim, dim) if p.depth else nn.Identity()
 
-    def forward(self, values: Tensor, counts: list[int], grids: list[Grid] | None = None) -> Tensor:
+    def forward(
+        self,
+        values: Tensor,
+        counts: list[int],
+        grids: list[Grid] | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
         x = self.stem(values)
+        if self.encoder is not None and counts:
+            places = [patch_positions(count, self.bands) for count in counts]
+            x = torch.cat(self.encoder(Tokens.from_list(x.to(dtype).split(counts), positions=places)).to_list())
+            x = self.project(x)
         return x if self.positions is None else self.positions(x, grids or [])

@@ -110,8 +110,8 @@ def build_optimizers(
                 attention = model.get_submodule(name.partition(".qkv.")[0])
                 assert isinstance(attention, Attention)
                 splits[p] = [heads * attention.head_dim for heads in attention.heads]
-            elif ".mlp.up." in name and model.backbone.config.gated:
-                splits[p] = [model.backbone.config.mlp_dim] * 2
+            elif ".mlp.up." in name and model.get_submodule(name.partition(".up.")[0]).gated:
+                splits[p] = [len(p) // 2] * 2
         else:
             decays = p.ndim == 2 and ".positions." not in name  # neither ViT's positions nor its class tokens do
             rest[scale, weight_decay if decays else 0.0].append(p)
@@ -127,7 +127,7 @@ def build_optimizers(
 
 def _is_hidden(name: str, p: nn.Parameter) -> bool:
     """Whether it is a matrix of a block; adapters are not, since their product is what counts."""
-    return name.startswith("backbone.blocks.") and name.endswith(".weight") and p.ndim == 2
+    return ".blocks." in name and name.endswith(".weight") and p.ndim == 2
 
 
 def _level(name: str, depth: int) -> int:

@@ -73,7 +73,8 @@ class Tokenizer(nn.Module):
     Attributes:
         processor: its data half.
         Processor: the class of its data half; its fields are the modality's options in a recipe.
-        needs: what else of a `Batch` `forward` takes, by name: "starts", "grids" (of its modality).
+        needs: what else `forward` takes, by name: "starts" of a `Batch`, "grids" (of its modality), "dtype" of the
+            activations.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
