@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,10 +16,11 @@ from unitx.pooling import Pooler, Pooling
 from unitx.registry import register_task
 from unitx.task import Task, TaskInfo, TaskLoss
 from unitx.tokens import Example, Targets, Tokens
+from unitx.words import WEIGHT, Said, heard_words, parse_words, word_contrast, word_vectors
 
 if TYPE_CHECKING:
     from unitx.data import Source
-    from unitx.tokenizer import Processor
+    from unitx.tokenizer import Processor, Tokenizer
 
 
 @register_task("pool")
@@ -40,6 +41,7 @@ class Pool(Task):
             normalize: vectors get unit length (sentence-transformers' Normalize).
             similarity_fn_name: how its vectors are compared, in sentence-transformers' words.
             temperature: of the softmax over cosines, where a modality learns the space.
+            words: a column that tells when each word of a sound is said, [[second, word], …]; see `unitx.words`.
 
         Raises:
             UnitxError: there is no such pooling.
@@ -51,6 +53,7 @@ class Pool(Task):
         normalize: bool = False
         similarity_fn_name: str = "cosine"
         temperature: float = 0.05
+        words: str | None = None
 
         def __post_init__(self) -> None:
             object.__setattr__(self, "pooling", Pooling.parse(self.pooling))
@@ -62,9 +65,15 @@ class Pool(Task):
         super().__init__(dim, info, processors)
         self.pooler = Pooler(dim, self.options.pooling)
         self.embedding_dim = self.pooler.width
+        self.timed: dict[str, Any] = {m: p for m, p in processors.items() if hasattr(p, "seconds")}
+        self.text: tuple[Tokenizer, ...] = ()  # a tuple, since it is no part of the head
         self.maps = nn.ModuleDict()
         for modality in sorted(processors):
             self.add_modality(modality)
+
+    def share(self, tokenizers: nn.ModuleDict) -> None:
+        if self.options.words and "text" in tokenizers:
+            self.text = (cast("Tokenizer", tokenizers["text"]),)
 
     @property
     def own(self) -> list[str]:
@@ -85,13 +94,19 @@ class Pool(Task):
         """Keep whose space it is.
 
         Raises:
-            UnitxError: no modality that learns it, or concepts, which it does not know.
+            UnitxError: no modality that learns it, concepts, which it does not know, or no such column of words.
         """
         own = info.facts.get("own")
         if not own or info.label or not set(info.reads.values()) - set(own):
             raise UnitxError(
                 f"task '{info.name}' is the space of a published model, which another modality can learn from pairs: "
                 "name a column of it and one of a new modality in --reads, and --freeze it; else train an align task"
+            )
+        words = info.options.get("words")
+        if words and (words not in source.columns or "text" not in own):
+            has = ", ".join(source.columns)
+            raise UnitxError(
+                f"task '{info.name}': words '{words}' must be a column (the data have {has}), and the model read texts"
             )
         return info
 
@@ -101,11 +116,12 @@ class Pool(Task):
 
     @classmethod
     def examples(cls, info: TaskInfo, row: dict[str, Any]) -> list[Example]:
-        return views_of(info, row)
+        words = parse_words(row.get(info.options["words"])) if info.options.get("words") else []
+        return [replace(example, target=(example.target, words)) for example in views_of(info, row)]
 
     @classmethod
-    def collate(cls, info: TaskInfo, targets: list[Any]) -> dict[str, Tensor]:
-        return stacked(info, targets)
+    def collate(cls, info: TaskInfo, targets: list[Any]) -> dict[str, Any]:
+        return stacked(info, [of_row for of_row, _ in targets]) | {"words": [words for _, words in targets]}
 
     def outputs(self, tokens: Tokens, rows: Tensor) -> Tensor:
         """(n, width) float32; a sequence of one modality that learned the space passes its map."""
@@ -125,7 +141,31 @@ class Pool(Task):
 
     def loss(self, tokens: Tokens, targets: Targets) -> TaskLoss:
         z = F.normalize(self.outputs(tokens, targets.rows), dim=-1)
-        return TaskLoss(contrast(z, targets.values, self.options.temperature), targets.count, {})
+        loss = contrast(z, targets.values, self.options.temperature)
+        if not self.options.words:
+            return TaskLoss(loss, targets.count, {})
+        told = self._words(tokens, targets)
+        return TaskLoss(loss + told.sum, targets.count, told.metrics)
+
+    def _words(self, tokens: Tokens, targets: Targets) -> TaskLoss:
+        """`word_contrast` of the sequences that tell when their words are said."""
+        of_view = [self.timed.get(modality) for modality in self.info.reads.values()]
+        lengths, values = tokens.layout.lengths, targets.values
+        of_all = zip(values["view"].tolist(), targets.rows.tolist(), values["words"], strict=True)
+        said = [
+            Said(row, words, processor.seconds)
+            for view, row, words in of_all
+            # One that is as long as can be may be cut out of a longer one, and then begins somewhere.
+            if words and (processor := of_view[view]) and lengths[row] < processor.max_tokens
+        ]
+        text: Any = self.text[0].processor
+        heard = heard_words(tokens.layout, said, text.encode)
+        if not len(heard.places):
+            return TaskLoss(tokens.vectors.new_zeros(()), targets.count, {})
+        vectors = word_vectors(self.text[0], heard.ids, tokens.layout.device)
+        loss, right = word_contrast(tokens, heard, vectors, self.options.temperature)
+        weight = WEIGHT * targets.count / len(said)
+        return TaskLoss(loss * weight, targets.count, {"words": right * targets.count / len(said)})
 
     def score(self, outputs: Tensor, targets: Any) -> dict[str, float]:
         """See `retrieval`."""

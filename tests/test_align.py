@@ -305,3 +305,5 @@ def test_a_large_gallery_is_searched_in_parts(monkeypatch: pytest.MonkeyPatch) -
     images, texts = z[::2], z[1::2]
     right = (images @ texts.T).argmax(1) == torch.arange(30)
     assert whole["image→text"] == pytest.approx(float(right.float().mean()))
+    order = [x.argsort(1, descending=True)[:, :10].tolist() for x in (images @ texts.T, texts @ images.T)]
+    assert whole["recall@10"] == pytest.approx(np.mean([i in ten[i] for ten in order for i in range(30)]))

@@ -39,13 +39,13 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder_of("bert", tmp_path_factory.mktemp("published") / "model")
 
 
-def learn(base: Path, out: Path, **given: Any) -> unitx.Run:
+def learn(base: Path, out: Path, recipe: str | Recipe = "align", **given: Any) -> unitx.Run:
     settings = {
         "data": tones(256, 0), "test": tones(64, 1), "reads": "text,audio", "freeze": "text", "tune": "lora",
         "steps": 40, "evaluations": 1, "workers": 0, "echo": False, "augment": "none", "batch_tokens": 512,
         "tokenizers.audio": {"max_tokens": 8}, **given,
     }  # fmt: skip
-    return unitx.finetune(base, "align", out=str(out), **settings)
+    return unitx.finetune(base, recipe, out=str(out), **settings)
 
 
 def test_sound_learns_the_space_of_a_model_of_texts(base: Path, tmp_path: Path) -> None:
@@ -61,6 +61,44 @@ def test_sound_learns_the_space_of_a_model_of_texts(base: Path, tmp_path: Path) 
     index.add(before, WORDS, modality="text")
     (hit,) = index.search(after, tones(4, 3)[3]["audio"], top=1, modality="audio")
     assert hit.item == WORDS[3]
+
+
+def two_tones(count: int, seed: int) -> list[dict[str, Any]]:
+    """Two words, their tones one after the other, and when each begins."""
+    rng, single = np.random.default_rng(seed), tones(8, seed)
+    rows = []
+    for _ in range(count):
+        pair = [single[i] for i in rng.integers(0, len(WORDS), 2)]
+        pause = np.zeros(int(rng.integers(0, RATE // 5)), dtype=np.float32)
+        waves = [pair[0]["audio"][0], pause, pair[1]["audio"][0]]
+        begins = [0.0, len(waves[0]) / RATE, (len(waves[0]) + len(pause)) / RATE]
+        words = list(zip(begins, [pair[0]["text"], "", pair[1]["text"]], strict=True))
+        text = f"{pair[0]['text']} {pair[1]['text']}"
+        rows.append({"text": text, "audio": (np.concatenate(waves), RATE), "words": words})
+    return rows
+
+
+def test_words_at_their_times_are_told_apart(base: Path, tmp_path: Path) -> None:
+    recipe = Recipe(tasks={"hear": TaskRecipe("pool", options={"words": "words"})})
+    run = learn(base, tmp_path / "run", recipe, data=two_tones(512, 0), test=two_tones(64, 1), steps=60)
+    last = [line for line in run.history if "pooled/words" in line][-1]
+    assert last["pooled/words"] > 0.8  # of the tokens in which one of eight is heard
+    plain = learn(base, tmp_path / "plain", data=two_tones(512, 0), test=two_tones(64, 1), steps=1)
+    assert not any("pooled/words" in line for line in plain.history)
+
+
+def test_a_row_whose_words_are_none_is_left_out_and_named(base: Path, tmp_path: Path) -> None:
+    recipe = Recipe(tasks={"hear": TaskRecipe("pool", options={"words": "words"})})
+    rows = two_tones(256, 0)
+    rows[3]["words"] = "sea bread"
+    run = learn(base, tmp_path / "run", recipe, data=rows, test=two_tones(16, 1), steps=4)
+    assert run.metrics  # 255 rows were enough
+    rows = [{**row, "words": "sea bread"} for row in rows]
+    with pytest.raises(UnitxError, match="sea bread is no list of words"):
+        learn(base, tmp_path / "none", recipe, data=rows, test=two_tones(16, 1), steps=1)
+    recipe = Recipe(tasks={"hear": TaskRecipe("pool", options={"words": "wrods"})})
+    with pytest.raises(UnitxError, match=r"words 'wrods' must be a column \(the data have text, audio, words\)"):
+        learn(base, tmp_path / "none", recipe, data=two_tones(256, 0), test=two_tones(16, 1), steps=1)
 
 
 def test_it_goes_on_from_a_checkpoint(base: Path, tmp_path: Path) -> None:

@@ -59,11 +59,13 @@ def contrast(z: Tensor, target: dict[str, Tensor], temperature: float) -> Tensor
 
 
 def retrieval(outputs: Tensor, targets: Any, columns: list[str]) -> dict[str, float]:
-    """Recall@1 from each column to each other: does the nearest item of that column mean the same?
+    """Recall@1 from each column to each other: does the nearest item of that column mean the same? And their mean, also
+    of whether one of the ten nearest does, where there are more than ten.
 
     The gallery is one item a concept (the first), or every row where no column names the concept.
     """
-    scores = {}
+    scores: dict[str, float] = {}
+    among_ten: list[float] = []
     named = bool((targets["concept"] != NONE).any())
     meaning = targets["concept"][:, None] if named else targets["keys"]
     for a, asking in enumerate(columns):
@@ -74,11 +76,17 @@ def retrieval(outputs: Tensor, targets: Any, columns: list[str]) -> dict[str, fl
                 continue
             if named:
                 gallery = gallery[_first_of_each(targets["concept"][gallery])]
+            most = min(10, len(gallery))
             # In parts: all cosines at once may not fit in memory.
-            nearest = [(part @ outputs[gallery].T).argmax(-1) for part in outputs[queries].split(QUERIES)]
-            found = meaning[gallery[torch.cat(nearest)]]
-            scores[f"{asking}→{wanted}"] = float(_share(meaning[queries], found).float().mean())
-    return {"recall@1": sum(scores.values()) / max(len(scores), 1), **scores}
+            nearest = [(part @ outputs[gallery].T).topk(most).indices for part in outputs[queries].split(QUERIES)]
+            found = _share(meaning[queries][:, None], meaning[gallery[torch.cat(nearest)]])
+            scores[f"{asking}→{wanted}"] = float(found[:, 0].float().mean())
+            if len(gallery) > 10:
+                among_ten.append(float(found.any(1).float().mean()))
+    means = {"recall@1": sum(scores.values()) / max(len(scores), 1)}
+    if among_ten:
+        means["recall@10"] = sum(among_ten) / len(among_ten)
+    return means | scores
 
 
 def _share(left: Tensor, right: Tensor) -> Tensor:

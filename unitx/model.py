@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import asdict, fields, is_dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -161,7 +162,7 @@ class Model(nn.Module):
         present = [(m, cast(Tokenizer, self.tokenizers[m])) for m in self.modalities if m in batch.values]
         vectors = []
         for m, tokenizer in present:
-            known = {"starts": batch.starts, "grids": batch.grids.get(m)}
+            known = {"starts": batch.starts, "grids": batch.grids.get(m), "dtype": self.compute_dtype}
             needed = {name: known[name] for name in tokenizer.needs}
             vectors.append(tokenizer(batch.values[m], batch.counts[m], **needed))
         packed = torch.cat(vectors) if len(vectors) > 1 else vectors[0]
@@ -172,10 +173,9 @@ class Model(nn.Module):
     def encode(self, batch: Batch, **inside: Any) -> Tokens:
         """The backbone's output for a batch; keyword arguments go to `Backbone.forward`."""
         tokens = self.embed_pieces(batch)
-        if not self.frozen:
-            return self.backbone(tokens, **inside)
-        with gated(self.backbone, batch.layout, [m in self.frozen for m in self.modalities]):
-            return self.backbone(tokens, **inside)
+        frozen = [m in self.frozen for m in self.modalities]
+        with gated(self.backbone, batch.layout, frozen) if self.frozen else nullcontext():
+            return replace(self.backbone(tokens, **inside), embedded=tokens.vectors)
 
     def forward(self, batch: Batch, counts: dict[str, float] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum over tasks of their mean losses.

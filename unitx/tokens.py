@@ -160,10 +160,15 @@ def visible(i: Tensor, j: Tensor, prefix: Tensor | int, window: int | None = Non
 
 @dataclass(eq=False)
 class Tokens:
-    """A ragged batch: `vectors` (N, dim) of all sequences end to end, and the `layout` that cuts it."""
+    """A ragged batch: `vectors` (N, dim) of all sequences end to end, and the `layout` that cuts it.
+
+    Attributes:
+        embedded: (N, dim), of a backbone's output what it was before the first block; a model keeps it.
+    """
 
     vectors: Tensor
     layout: Layout
+    embedded: Tensor | None = None
 
     def with_vectors(self, vectors: Tensor) -> Tokens:
         return Tokens(vectors, self.layout)
