@@ -40,7 +40,7 @@ def embed(
     items: Iterable[Any],
     modality: str | None = None,
     *,
-    batch_tokens: int = 16_384,
+    batch_tokens: int = 8_192,
     normalize: bool = True,
     prompt: str | None = None,
     truncate_dim: int | None = None,
@@ -87,7 +87,7 @@ def hidden_states(
     items: Iterable[Any],
     modality: str | None = None,
     *,
-    batch_tokens: int = 16_384,
+    batch_tokens: int = 8_192,
     show_progress: bool | None = None,
     on_error: str = "raise",
 ) -> list[Tensor]:
@@ -113,7 +113,7 @@ def predict(
     task: str | None = None,
     *,
     top: int = 1,
-    batch_tokens: int = 16_384,
+    batch_tokens: int = 8_192,
     show_progress: bool | None = None,
     on_error: str = "raise",
 ) -> list[list[Answer]]:
@@ -146,7 +146,7 @@ def predict_proba(
     items: Iterable[Any],
     task: str | None = None,
     *,
-    batch_tokens: int = 16_384,
+    batch_tokens: int = 8_192,
     show_progress: bool | None = None,
     on_error: str = "raise",
 ) -> np.ndarray:

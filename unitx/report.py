@@ -111,7 +111,7 @@ def evaluate(
     reads: dict[str, str] | None = None,
     label: str | None = None,
     folder: str | Path | None = None,
-    batch_tokens: int = 16_384,
+    batch_tokens: int = 8_192,
     workers: int | None = 0,
     show_progress: bool | None = None,
 ) -> Report:
