@@ -25,6 +25,7 @@ CLASSES = TaskInfo("kind", "classify", {"picture": "image"}, "kind", ["cat", "do
 SPACE = TaskInfo("space", "align", {"image": "image", "text": "text", "audio": "audio"}, "concept", ["cat", "dog"])
 PAIRS = TaskInfo("pairs", "align", {"image": "image", "text": "text"})
 STORIES = TaskInfo("stories", "next_token", {"text": "text"})
+CAPTION = TaskInfo("caption", "caption", {"image": "image"}, "name", facts={"longest": 6})
 
 
 def small_processors(**text: Any) -> dict[str, Processor]:

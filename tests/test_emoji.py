@@ -74,7 +74,8 @@ def test_names_are_those_of_the_package_without_colons_and_underscores() -> None
 
 def test_it_is_a_source(train: EmojiWorld) -> None:
     assert isinstance(train, Source)
-    assert train.columns == ["image", "text", "audio", "concept", "language"]
+    assert train.columns[:5] == ["image", "text", "audio", "concept", "language"]
+    assert train.columns[5:] == ["name", "to", "translation", "question"]
     assert len(train) == 3 * 8 and train.column("concept") == [name for name in train.labels for _ in range(8)]
     with pytest.raises(UnitxError, match="'image'"):
         train.column("image")

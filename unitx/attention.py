@@ -201,6 +201,11 @@ class Cache:
         mask = visible(place[:, None], torch.arange(longest, device=q.device), 0, window)
         return _sdpa(q[:, :, None], keys, values, mask=mask[:, None, None])[:, :, 0]
 
+    def select(self, rows: Tensor) -> None:
+        """Keep some of the sequences (n,), each any number of times, in this order."""
+        self.keys, self.values = self.keys.index_select(1, rows), self.values.index_select(1, rows)
+        self.lengths = [self.lengths[i] for i in rows.tolist()]
+
     def advance(self, layout: Layout) -> None:
         """Count the tokens of `layout` as stored, once all layers have seen them."""
         for i, n in zip(layout.order, layout.lengths, strict=True):

@@ -33,6 +33,7 @@ from unitx.source import MadeSource
 from unitx.task import TaskInfo
 from unitx.tokenizer import Processor
 from unitx.tokens import Batch, Example, Prepared, Targets, collate
+from unitx.writing import TEXT, begun
 
 if TYPE_CHECKING:
     from unitx.model import Model
@@ -111,6 +112,8 @@ class Preparer:
 
     def cut(self, example: Example, features: list[tuple[str, Any]], rng: np.random.Generator | None) -> Prepared:
         """Pieces of at most `max_tokens` from each part's features."""
+        if example.prefix_parts:  # what an answer stands behind is read from its beginning, as it will be asked
+            rng = None
         parts = [(modality, self.processors[modality].cut(values, rng)) for modality, values in features]
         prefix = self.prefix_parts if example.prefix_parts is None else example.prefix_parts
         return Prepared(parts, example.target, prefix)
@@ -312,7 +315,13 @@ class Evaluation(Dataset):
             prepared.append((one.info, cut))
             notes.rows.append(one.row)
             notes.shortened.update(modality for modality, pieces in cut.parts if pieces.shortened)
-        return self.preparer.batch(prepared, notes) if prepared else notes
+        if not prepared:
+            return notes
+        batch = self.preparer.batch(prepared, notes)
+        if TASKS.get(self.feed.info.kind).writes:
+            text = self.preparer.processors[TEXT]
+            batch.asked = [begun(example.parts[:-1], text) for _, example in prepared]
+        return batch
 
 
 def plan_rows(preparer: Preparer, feeds: list[Feed], batch_tokens: int, seed: int = 0) -> None:

@@ -247,6 +247,8 @@ def _add_predict(verbs: Any) -> None:
     parser.add_argument("--data", help="in their place a folder, or a table with the task's columns; writes CSV")
     parser.add_argument("--task", help="which of the model's tasks")
     parser.add_argument("--top", type=int, default=1, help="answers to each item")
+    about = "a cell that stands beside each item, such as question='what is it?'; may be repeated"
+    parser.add_argument("--with", dest="cells", action="append", default=[], metavar="COLUMN=TEXT", help=about)
 
 
 def _predict(arguments: argparse.Namespace) -> None:
@@ -257,9 +259,22 @@ def _predict(arguments: argparse.Namespace) -> None:
         _predict_rows(model, arguments)
         return
     _name_texts(arguments.items)
-    answers = model.predict(arguments.items, arguments.task, top=arguments.top, on_error="skip")
+    items = _beside(arguments.items, arguments.cells)
+    answers = model.predict(items, arguments.task, top=arguments.top, on_error="skip")
     for item, found in zip(arguments.items, answers, strict=True):
         print(f"{item}\t" + ("\t".join(f"{a.label} {a.score:.3f}" for a in found) or "could not be read"))
+
+
+def _beside(items: list[str], cells: list[str]) -> list[Any]:
+    """The items, or with cells of other columns beside them dictionaries of what a row of the data would hold."""
+    from unitx.media import modality_of, named_file
+
+    given = dict(cell.partition("=")[::2] for cell in cells)
+    if "" in given or any("=" not in cell for cell in cells):
+        raise UnitxError(f"--with {' '.join(cells)}: write COLUMN=TEXT, such as --with question='what is it?'")
+    if not given:
+        return items
+    return [{modality_of(item): item, **given} for item in map(named_file, items)]
 
 
 def _predict_rows(model: Any, arguments: argparse.Namespace) -> None:
@@ -306,9 +321,9 @@ def _written(cell: Any) -> str:
 
 
 def _add_generate(verbs: Any) -> None:
-    parser = _add(verbs, "generate", _generate, "continue texts with a language model")
+    parser = _add(verbs, "generate", _generate, "continue texts, or draw what a task writes for items")
     _add_model(parser)
-    parser.add_argument("prompts", nargs="+", help='how the texts begin; "" for a new one')
+    parser.add_argument("prompts", nargs="+", help='how the texts begin ("" for a new one), or files')
     parser.add_argument("--task", help="which of the model's tasks")
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--temperature", type=float, default=0.8)
@@ -322,10 +337,10 @@ def _generate(arguments: argparse.Namespace) -> None:
     names = ("max_tokens", "temperature", "top_k", "top_p", "stop", "seed")
     options = {name: getattr(arguments, name) for name in names}
     model = _load(arguments)
-    for prompt, text in zip(
-        arguments.prompts, model.generate(arguments.prompts, arguments.task, **options), strict=True
-    ):
-        print(prompt + text)
+    task = arguments.task or model.only_task("generates")
+    between = "\t" if model.head(task).writes else ""
+    for prompt, text in zip(arguments.prompts, model.generate(arguments.prompts, task, **options), strict=True):
+        print(f"{prompt}{between}{text}")
 
 
 def _add_embed(verbs: Any) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from unitx.errors import UnitxError
 from unitx.hub import DatasetSource
 from unitx.media import MEDIA, suffix_modality
-from unitx.source import Source, Subset, is_answered, labels_of, name_of, origin
+from unitx.source import MadeSource, Source, Subset, is_answered, labels_of, name_of, origin
 from unitx.tables import TableSource
 
 Table = TableSource | DatasetSource
@@ -89,7 +89,12 @@ def _spread(places: np.ndarray, count: int) -> list[int]:
 
 
 def check_columns(
-    source: Source, reads: dict[str, str], label: str | None = None, multi: bool = False, evaluated: bool = False
+    source: Source,
+    reads: dict[str, str],
+    label: str | None = None,
+    multi: bool = False,
+    evaluated: bool = False,
+    answer: str = "class",
 ) -> list[str]:
     """Find, before long work, what would spoil it: absent columns, paths read as text, missing files, a single class.
 
@@ -99,6 +104,7 @@ def check_columns(
     Args:
         multi: whether a row may have several labels.
         evaluated: whether the rows are to be evaluated on, where a single class is fine.
+        answer: what the label is, as `Task.answer` says.
 
     Returns: sentences for the log, about what was left out at opening and what is wrong with a few rows only.
 
@@ -115,8 +121,10 @@ def check_columns(
         rows = {i: table.row(i) for i in looked_at}
         for column, modality in reads.items():
             notes += _check_cells(table, rows, column, modality)
-    if label:
+    if label and answer == "class":
         notes += _check_label(source, label, multi, evaluated)
+    elif label and not isinstance(source, MadeSource):
+        notes += _check_answers(source, label)
     return notes
 
 
@@ -146,6 +154,15 @@ def _check_label(source: Source, label: str, multi: bool, evaluated: bool) -> li
             "there is nothing to tell apart; give data of at least two classes, or another --label"
         )
     return [f"{empty:,} of {len(source):,} rows have no label in '{label}' and are left out"] if empty else []
+
+
+def _check_answers(source: Source, label: str) -> list[str]:
+    """Whether there is anything to write."""
+    cells = source.column(label)
+    empty = sum(cell is None or not str(cell).strip() for cell in cells)
+    if empty == len(cells):
+        raise UnitxError(f"{name_of(source)}: the label column '{label}' is empty: name another with --label")
+    return [f"{empty:,} of {len(source):,} rows have nothing in '{label}' and are left out"] if empty else []
 
 
 def _check_cells(table: Table, rows: dict[int, dict[str, Any]], column: str, modality: str) -> list[str]:

@@ -20,17 +20,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unitx.decoding import write
 from unitx.errors import BadItem, UnitxError
 from unitx.media import DECODERS, MEDIA, describe, is_missing_file, modality_of, named_file, suffix_modality
 from unitx.precision import answering
-from unitx.task import Answer, Task, TaskInfo
+from unitx.task import Answer, Task
 from unitx.tokens import Prepared, Tokens, collate, pack
+from unitx.writing import begun
 
 if TYPE_CHECKING:
     from unitx.model import Model
     from unitx.towers import Towers
 
 Sequences = list[list[tuple[str, Any]] | BadItem]  # the (modality, item) pairs of each item, or what is wrong with it
+BEAMS = 4  # texts that are followed at once where the likeliest is asked for
 CHUNK = 1024  # items read and sorted by length at once
 
 
@@ -121,7 +124,8 @@ def predict(
 
     Args:
         items: as for `embed`; a task that reads several columns as one sequence takes dictionaries of column → item.
-        task: may be left out where the model has one task that predicts. An `align` task answers with its concepts.
+        task: may be left out where the model has one task that predicts. An `align` task answers with its concepts, one
+            that writes (`caption`, `translate`, …) with texts, by beam search over at least four.
         on_error: "raise", or "skip": an empty list for what cannot be read, and one warning.
 
     Raises:
@@ -131,6 +135,8 @@ def predict(
     if top < 1:
         raise UnitxError(f"top is {top}; it must be at least 1")
     head = _predicting_head(model, task)
+    if head.writes:
+        return _write(model, head, as_list(items), top, batch_tokens, show_progress, on_error)
     sequences = _task_sequences(model, head, items)
     outputs = _run(model, sequences, partial(_of_all, head), batch_tokens, show_progress, on_error)
     if outputs is None:
@@ -175,7 +181,7 @@ def _predicting_head(model: Model, task: str | None) -> Task:
     """The head that is meant; one that does not predict says so before any work."""
     head = model.head(task or predicting_task(model))
     silent = not head.info.labels or type(head).probabilities is Task.probabilities
-    if silent and type(head).answers is Task.answers:
+    if silent and type(head).answers is Task.answers and not head.writes:
         Task.probabilities(head, torch.zeros(0))
     return head
 
@@ -185,9 +191,39 @@ def _task_sequences(model: Model, head: Task, items: Iterable[Any]) -> Sequences
 
     def of_task(item: Any) -> list[tuple[str, Any]]:
         of_columns = isinstance(item, dict) and not item.keys() <= set(model.tokenizers)
-        return _task_parts(head.info, item) if of_columns or not head.apart else parts_of(model, item, None)
+        return _task_parts(head, item) if of_columns or not head.apart else parts_of(model, item, None)
 
     return _sequences(items, of_task)
+
+
+def read_asked(
+    model: Model, head: Task, items: list[Any], show_progress: bool | None = None, on_error: str = "raise"
+) -> Iterator[Prepared | None]:
+    """What a task that writes is asked of each item, up to the begin of its text; None for what cannot be read.
+
+    Of what is longer than a sequence the beginning is read.
+    """
+    _check_on_error(on_error)
+    sequences = _task_sequences(model, head, items)
+    bad: list[str] = []
+    shortened = 0
+    for _, chunk in _read(model, sequences, show_progress, on_error, bad):
+        for found in chunk:
+            shortened += len(found) > 1 or any(map(_is_shortened, found))
+            yield begun(found[0].parts, model.processors["text"]) if found else None
+    _warn(shortened, bad, len(sequences))
+
+
+def _write(
+    model: Model, head: Task, items: list[Any], top: int, batch_tokens: int, show_progress: bool | None, on_error: str
+) -> list[list[Answer]]:
+    asked = list(read_asked(model, head, items, show_progress, on_error))
+    answers: list[list[Answer]] = [[] for _ in asked]
+    places = [i for i, sequence in enumerate(asked) if sequence is not None]
+    readable = [sequence for sequence in asked if sequence is not None]
+    for i, found in zip(places, write(model, head, readable, max(top, BEAMS), batch_tokens), strict=True):
+        answers[i] = found[:top]
+    return answers
 
 
 def _of_all(head: Task, tokens: Tokens) -> Tensor:
@@ -252,11 +288,12 @@ def _guess(model: Model | Towers, item: Any) -> str:
     return found
 
 
-def _task_parts(info: TaskInfo, item: Any) -> list[tuple[str, Any]]:
+def _task_parts(head: Task, item: Any) -> list[tuple[str, Any]]:
     """The sequence that a task reads of an item, given bare, or as a dictionary of columns or modalities."""
+    info = head.info
     if isinstance(item, dict):
         by_column = {column: item.get(column, item.get(modality)) for column, modality in info.reads.items()}
-        parts = info.parts(by_column)
+        parts = head.asked(info, by_column)
         if not parts and not item.keys().isdisjoint([*info.reads, *info.reads.values()]):
             raise BadItem(f"an item with nothing in {', '.join(info.reads)}: fill one of them")
         if not parts:
@@ -307,8 +344,7 @@ def _batches(
     on_error: str,
 ) -> Iterator[tuple[Tokens, list[int], list[tuple[int, Prepared]]]]:
     """Backbone outputs, and of each sequence in the order it was given to collate its item, its place and itself."""
-    if on_error not in ("raise", "skip"):
-        raise UnitxError(f"on_error is {on_error!r}; it can be 'raise' or 'skip'")
+    _check_on_error(on_error)
     bad: list[str] = []
     shortened: list[int] = []
     with answering(model):
@@ -318,13 +354,21 @@ def _batches(
             for places in pack([len(window) for _, window in windows], batch_tokens):
                 batch = collate([windows[i][1] for i in places], model.modalities).to(model.device)
                 yield model.encode(batch), [windows[i][0] for i in places], [(i, windows[i][1]) for i in places]
+    _warn(len(shortened), bad, len(sequences))
+
+
+def _check_on_error(on_error: str) -> None:
+    if on_error not in ("raise", "skip"):
+        raise UnitxError(f"on_error is {on_error!r}; it can be 'raise' or 'skip'")
+
+
+def _warn(shortened: int, bad: list[str], count: int) -> None:
     if shortened:
         warnings.warn(
-            f"{len(shortened)} of {len(sequences)} items had a part longer than max_tokens; its beginning was used",
-            stacklevel=4,
+            f"{shortened} of {count} items had a part longer than max_tokens; its beginning was used", stacklevel=5
         )
     if bad:
-        warnings.warn(f"{len(bad)} of {len(sequences)} items could not be read; the first: {bad[0]}", stacklevel=4)
+        warnings.warn(f"{len(bad)} of {count} items could not be read; the first: {bad[0]}", stacklevel=5)
 
 
 def _is_shortened(sequence: Prepared) -> bool:

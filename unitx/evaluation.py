@@ -6,25 +6,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from unitx.batches import Evaluation, Feed, Notes, Preparer, data_loader
+from unitx.decoding import write
 from unitx.model import Model
 from unitx.precision import answering
+from unitx.writing import Written
 
 
 @torch.inference_mode()
 def task_outputs(
     model: Model, preparer: Preparer, feed: Feed, seed: int = 0, workers: int | None = 0, show_progress: bool = False
-) -> tuple[Tensor, Any, Notes]:
-    """What a task's head says of all rows of a source: its outputs, the collated targets, and what to report.
+) -> tuple[Any, Any, Notes]:
+    """What a task's head says of all rows of a source: its outputs (of one that writes, `Written`), the collated
+    targets, and what to report.
 
     Output i came from row `notes.rows[i]`.
     """
     from tqdm import tqdm
 
     head = model.head(feed.info.name)
-    outputs, targets, notes = [], [], Notes()
+    outputs, targets, texts, notes = [], [], [], Notes()
     dataset = Evaluation(preparer, feed, seed)
     steps = data_loader(dataset, range(len(dataset)), workers)
     with answering(model):
@@ -35,9 +37,12 @@ def task_outputs(
             batch = batch.to(model.device)
             mine = batch.targets[feed.info.name]
             outputs.append(head.outputs(model.encode(batch), mine.rows).float().cpu())
+            if batch.asked:
+                texts += [found[0].label for found in write(model, head, batch.asked)]
             targets.append(mine.values)
             notes.add(batch.notes)
-    return torch.cat(outputs) if outputs else torch.zeros(0), _concatenate(targets), notes
+    found = torch.cat(outputs) if outputs else torch.zeros(0)
+    return Written(found, texts) if head.writes else found, _concatenate(targets), notes
 
 
 def score(model: Model, preparer: Preparer, feed: Feed, seed: int) -> tuple[dict[str, float], Notes]:

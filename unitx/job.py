@@ -22,6 +22,7 @@ from unitx.registry import TASKS, TOKENIZERS, import_plugin
 from unitx.source import MadeSource, file_column, name_of, unseen
 from unitx.task import TaskInfo
 from unitx.tokenizer import Processor
+from unitx.writing import TEXT
 
 FINETUNE_RATE = 0.3  # of the rate for new models, where all of a trained one moves
 GOES_ON = ("tied", "pooling", "multi_label")  # options of a head that its task keeps when it is trained further
@@ -202,9 +203,10 @@ def _open_task(recipe: Recipe, task: TaskRecipe, shared: Shared, known: TaskInfo
     tests = None if test is None else unseen(open_source(test, reads, label))
     for part in (source, tests):
         if part is not None and len(part):
-            found = check_columns(part, reads, label, multi, evaluated=part is tests)
+            found = check_columns(part, reads, label, multi, evaluated=part is tests, answer=kind.answer)
             shared.facts += [fact for fact in found if fact not in shared.facts]
-    source, held_out = _parts(recipe, _identity(given), source, label, multi, shared)
+    classes = label if kind.answer == "class" else None
+    source, held_out = _parts(recipe, _identity(given), source, classes, multi, shared)
     learner = shared.learned.get(_identity(test))
     if tests is None:
         assert held_out is not None  # the data of a task without test data are split
@@ -261,6 +263,7 @@ def _split_as_before(source: Source, train: Subset, held_out: Subset) -> tuple[S
 def _processors(recipe: Recipe, feeds: list[Feed], base: Model | None, facts: list[str]) -> dict[str, Processor]:
     """Modality → the data half of its tokenizer: the base model's own, and new ones by the recipe's options."""
     read = {modality for feed in feeds for modality in feed.info.reads.values()}
+    read |= {TEXT for feed in feeds if TASKS.get(feed.info.kind).writes}
     old = base.processors if base is not None else {}
     for modality in recipe.tokenizers:
         TOKENIZERS.get(modality)  # a name that is none is an error
@@ -315,7 +318,10 @@ def _texts(feeds: list[Feed], seed: int) -> Iterator[str]:
 
     reader = TextProcessor()
     for number, feed in enumerate(feeds):
-        texts = replace(feed.info, reads={c: m for c, m in feed.info.reads.items() if m == "text"})
+        columns = {column: modality for column, modality in feed.info.reads.items() if modality == TEXT}
+        if TASKS.get(feed.info.kind).writes and feed.info.label:
+            columns[feed.info.label] = TEXT
+        texts = replace(feed.info, reads=columns)
         for index in np.random.default_rng([seed, number]).permutation(len(feed.source)).tolist():
             for _, item in texts.parts(feed.source.row(index, np.random.default_rng(index))):
                 with suppress(BadItem):

@@ -82,7 +82,8 @@ class Model(nn.Module):
     def prefix_parts(self) -> int | None:
         """How many parts of an item see each other freely where no task says so: all (None), or none (0) in a decoder
         or a pure language model, whose tokens have never seen a later one."""
-        only_generates = bool(self.heads) and all(self.head(task).generates for task in self.tasks)
+        heads = [self.head(task) for task in self.tasks]
+        only_generates = bool(heads) and all(head.generates and not head.writes for head in heads)
         return 0 if self.backbone.config.causal or only_generates else None
 
     @property

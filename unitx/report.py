@@ -141,7 +141,8 @@ def evaluate(
     _check_modalities(model, info)
     source = unseen(open_source(data, info.reads, info.label))
     notes = [f"made data: their {source.part} part is scored"] if isinstance(source, MadeSource) else []
-    notes += check_columns(source, info.reads, info.label, bool(info.options.get("multi_label")), evaluated=True)
+    multi = bool(info.options.get("multi_label"))
+    notes += check_columns(source, info.reads, info.label, multi, evaluated=True, answer=head.answer)
     kept, unknown, unlabelled = known_rows(info, source)
     feed, preparer = Feed(info, kept), Preparer(model.processors, model.prefix_parts)
     plan_rows(preparer, [feed], batch_tokens, SEED)

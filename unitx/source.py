@@ -99,6 +99,15 @@ class Subset:
         return [cells[i] for i in self.indices]
 
 
+def seen_cells(source: Source, column: str, most: int = 1_000) -> list[Any]:
+    """The filled cells of a column; of made data, whose cells are made anew each time, those of up to `most` rows."""
+    if not isinstance(source, MadeSource):
+        return [cell for cell in source.column(column) if cell is not None]
+    places = np.linspace(0, len(source) - 1, min(most, len(source))).astype(int).tolist()
+    rows = read_rows(source, places, [np.random.default_rng(place) for place in places])
+    return [row[column] for row in rows if isinstance(row, dict) and row.get(column) is not None]
+
+
 def origin(source: Source) -> Source:
     """The source that a subset, or a subset of one, was taken from."""
     while isinstance(source, Subset):

@@ -89,6 +89,8 @@ class Task(nn.Module):
         classifies: `outputs` are logits, one for each of `info.labels`, and so are the targets; a report shows classes.
         embeds: `outputs` are unit vectors of `embedding_dim` numbers, and `Model.embed` gives them.
         generates: `next_logits(vectors)`, (n, dim) → (n, vocabulary), says what comes next, and `Model.generate` draws.
+        writes: it generates texts of its own behind what it reads (see `Writer`), and `Model.predict` gives them.
+        answer: what the label's column holds: "class" (or several), "text" or "number".
         embedding_dim: the backbone's width, where a task that embeds does not set another.
     """
 
@@ -102,6 +104,8 @@ class Task(nn.Module):
     classifies: ClassVar[bool] = False
     embeds: ClassVar[bool] = False
     generates: ClassVar[bool] = False
+    writes: ClassVar[bool] = False
+    answer: ClassVar[str] = "class"
 
     def __init__(self, dim: int, info: TaskInfo, processors: dict[str, Processor]):
         super().__init__()
@@ -142,6 +146,15 @@ class Task(nn.Module):
     def least_rows(cls, info: TaskInfo) -> int:
         """How many rows a step must take at least, whatever `batch_tokens` says."""
         return 1
+
+    @classmethod
+    def asked(cls, info: TaskInfo, row: dict[str, Any]) -> list[tuple[str, Any]]:
+        """The (modality, item) pairs that a row without its answer gives to read.
+
+        Raises:
+            BadItem: it asks for what the task was never taught.
+        """
+        return info.parts(row)
 
     @classmethod
     def examples(cls, info: TaskInfo, row: dict[str, Any]) -> list[Example]:

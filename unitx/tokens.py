@@ -280,6 +280,7 @@ class Batch:
         notes: what to report: counts of items shortened, skipped and seen.
         starts: where each item begins that goes on behind a cache (see `generation`); None where all begin at 0.
         grids: for each modality, the `Pieces.grid` of its items.
+        asked: where a task is judged by what it writes, its sequences up to the begin of their text, in their order.
     """
 
     values: dict[str, Tensor]
@@ -290,6 +291,7 @@ class Batch:
     notes: Any = None
     starts: list[int] | None = None
     grids: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
+    asked: list[Prepared] = field(default_factory=list)
 
     def to(self, device: torch.device | str) -> Batch:
         return Batch(**{f.name: _move(getattr(self, f.name), device) for f in fields(self)})

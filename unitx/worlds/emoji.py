@@ -21,7 +21,8 @@ from unitx.errors import UnitxError
 from unitx.worlds import pictures, speech
 from unitx.worlds.speech import PARTS, parallel, split_voices
 
-COLUMNS = ["image", "text", "audio", "concept", "language"]
+VIEWS = ["image", "text", "audio"]
+COLUMNS = [*VIEWS, "concept", "language", "name", "to", "translation", "question"]
 PICTURE_SIZE = 32  # the side, in pixels
 DRAWN_SIZE = 40  # of the drawings that pictures are made from: larger, so that they aren't blurred when turned
 PICTURES = 4  # rows of a concept that show it, at least; see `EmojiWorld.views`
@@ -55,7 +56,8 @@ class EmojiWorld:
     """A source of rows, each of which shows one view of one concept: a picture, its spoken name, or its written name.
 
     Columns: "image" (PIL, RGB), "text" (str), "audio" (float32 waveform (n,) and its rate, 16,000 Hz), of which one is
-    filled; "concept", the emoji's English name; "language", of what is written or spoken.
+    filled; "concept", the emoji's English name; "language", of what is written or spoken, and "name", the name in it
+    (of a picture in English); "to", another language, "translation", the name in that, and a "question" for it.
 
     The parts never share a rendering or a voice. The speakers (espeak-ng's variants) are dealt out to the parts, 70, 15
     and 15 of a hundred, variants of one speaker together; accents are shared. Pictures are drawn with random numbers
@@ -192,6 +194,7 @@ class EmojiWorld:
                 seen.append(place)
             else:
                 found[-1] |= self._name(concept, self.views[view], rng, strength)
+            found[-1] |= self._written(concept, found[-1]["language"], rng.spawn(1)[0])
         concepts = [indices[place] // len(self.views) for place in seen]
         for place, picture in zip(seen, self._pictures(concepts, [rngs[i] for i in seen], strength), strict=True):
             found[place]["image"] = picture
@@ -207,6 +210,14 @@ class EmojiWorld:
             return {"text": name, "language": languages[language]}
         clip = speech.vary(self._clip(concept, language, rng), rng, strength)
         return {"audio": (clip, speech.BANK_RATE), "language": languages[language]}
+
+    def _written(self, concept: int, language: str | None, rng: np.random.Generator) -> dict[str, str]:
+        """What a row may be asked for: its name, and the same in another language."""
+        others = [other for other in self.languages if other != language] or list(self.languages)
+        to = others[int(rng.integers(len(others)))]
+        names = self.names[self.emoji[concept]]
+        name = names[language] if language else self.labels[concept]
+        return {"name": name, "to": to, "translation": names[to], "question": f"what is it in '{to}'?"}
 
     def of_part(self, part: str) -> EmojiWorld:
         """The same concepts in another part."""
