@@ -341,3 +341,39 @@ def test_a_model_of_ones_own_parts_is_used_with_import(tmp_path: Path, capsys: p
     )
     assert cli.main(["predict", str(folder), "some words", "--import", str(plugin)]) == 0
     assert capsys.readouterr().out.startswith("some words\t")
+
+
+def test_boxes_are_printed_drawn_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    info = TaskInfo("find", "detect", {"image": "image"}, "objects", ["cat", "dog"], options={"threshold": 0.0})
+    folder = small_model(info).save_pretrained(tmp_path / "model")
+    files = [str(tmp_path / f"{i}.png") for i in range(2)]
+    for i, file in enumerate(files):
+        picture(i).save(file)
+    out = tmp_path / "drawn"
+    assert cli.main(["predict", str(folder), *files, "--top", "2", "--draw", str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    found = small_model(info).predict(files, top=2)
+    for line, file, answers in zip(lines, files, found, strict=True):
+        boxes = [" ".join(f"{100 * side:.0f}" for side in answer.box) for answer in answers]
+        said = [f"{a.label} {a.score:.3f} [{box}]" for a, box in zip(answers, boxes, strict=True)]
+        assert line == "\t".join([file, *said])
+    assert sorted(path.name for path in out.iterdir()) == ["0.png", "1.png"]
+    table = write_table(tmp_path / "table.csv", [{"image": Path(file).name} for file in files])
+    assert cli.main(["predict", str(folder), "--data", table, "--top", "1"]) == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert [row["label"] for row in rows] == [answers[0].label for answers in found]
+    assert rows[0]["box"] == " ".join(f"{side:.4f}" for side in found[0][0].box)
+
+
+def test_cells_stand_beside_each_item(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = {"longest": 4, "languages": ["es", "fr"]}
+    info = TaskInfo("say", "translate", {"language": "text", "text": "text"}, "to", facts=facts)
+    folder = str(small_model(info).save_pretrained(tmp_path / "model"))
+    assert cli.main(["predict", folder, "cat", "--with", "language=fr"]) == 0
+    (answers,) = small_model(info).predict([{"language": "fr", "text": "cat"}])
+    assert capsys.readouterr().out == f"cat\t{answers[0].label} {answers[0].score:.3f}\n"
+    with pytest.warns(UserWarning, match="the model does not write 'de'"):
+        assert cli.main(["predict", folder, "cat", "--with", "language=de"]) == 0
+    assert capsys.readouterr().out == "cat\tcould not be read\n"
+    assert "write COLUMN=TEXT" in error_of(capsys, "predict", folder, "cat", "--with", "fr")
+    assert "reads several columns" in error_of(capsys, "predict", folder, "cat")

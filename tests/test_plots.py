@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox
 from PIL import Image
 
-from unitx.plots import draw_curves, draw_space
+from unitx.plots import draw_boxes, draw_curves, draw_space
+from unitx.tasks.detect import Found
 
 HISTORY: list[dict[str, Any]] = [
     {"step": 10, "seconds": 1.0, "loss": 2.0, "a/loss": 1.5, "b/loss": 0.5, "a/accuracy": 0.1},
@@ -67,3 +68,19 @@ def test_the_space_shows_every_concept_in_each_sense(tmp_path: Path, monkeypatch
     written, spoken = (len(marks.get_offsets()) for marks in axes.collections)
     pictures = [artist for artist in axes.artists if isinstance(artist, AnnotationBbox)]
     assert (len(pictures), written, spoken, len(axes.lines)) == (8, 8, 6, 14)  # a line from each mark to its picture
+
+
+def test_boxes_are_drawn_where_they_are() -> None:
+    white = Image.new("RGB", (100, 50), "white")
+    found = [Found("cat", 0.9, (0.5, 0.5, 0.9, 0.9)), Found("dog", 0.4, (0.1, 0.6, 0.3, 0.9))]
+    drawn = np.asarray(draw_boxes(white, found)).astype(int)
+    zoom = drawn.shape[0] // 50
+    assert drawn.shape == (50 * zoom, 100 * zoom, 3)
+    for found_one in found:
+        sides = zip(found_one.box, (100, 50, 100, 50), strict=True)
+        left, top, right, bottom = (round(share * side * zoom) for share, side in sides)
+        edge, middle = drawn[(top + bottom) // 2, left], drawn[(top + bottom) // 2, (left + right) // 2]
+        assert (edge < 255).any() and (middle == 255).all()
+        assert (drawn[bottom, left:right] != 255).any(1).all()
+    assert (drawn[:, : zoom * 5] == 255).all()
+    assert (np.asarray(draw_boxes(white, [])) == 255).all()

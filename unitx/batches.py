@@ -155,6 +155,7 @@ def read_examples(
     Args:
         rows: pairs of a row's number and the generator that all its variation is drawn with.
     """
+    augment = None if TASKS.get(feed.info.kind).places else augment
     for first in range(0, len(rows), AT_ONCE):
         examples = list(_examples(feed, rows[first : first + AT_ONCE], strength, notes))
         drawn: list[Drawn] = []

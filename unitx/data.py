@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from unitx.coco import read_coco
 from unitx.columns import check_columns, guess_reads
 from unitx.errors import UnitxError
 from unitx.folders import read_folder, read_text_file
@@ -51,6 +52,7 @@ WORLDS = {  # data that pip brings, opened by `world:NAME`
     "emoji": "unitx.worlds.emoji:EmojiWorld",
     "digits": "unitx.worlds.recorded:digits",
     "python": "unitx.worlds.recorded:python_library",
+    "scenes": "unitx.worlds.scenes:SceneWorld",
     "spoken": "unitx.worlds.spoken:SpokenWorld",
 }
 HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?(:[\w.+-]+)?")
@@ -60,9 +62,10 @@ def open_source(data: Any, reads: dict[str, str] | None = None, label: str | Non
     """Whatever the user gave as data: a path, a name, or an object in memory.
 
     Accepted: a folder of class folders or a flat folder, of media or plain text; a CSV, TSV, JSONL or Parquet file
-    whose media columns hold paths relative to it; a plain text file; `world:NAME`, `world:NAME:PART` or {"world": NAME,
-    option: …}; the name of a data set on the hub ("user/name", "name", with ":split" where it is not train); a pandas
-    DataFrame, a pyarrow Table, a `datasets.Dataset`, a list of dictionaries, a dictionary of lists, a `Source`.
+    whose media columns hold paths relative to it; annotations of pictures in COCO's JSON; a plain text file;
+    `world:NAME`, `world:NAME:PART` or {"world": NAME, option: …}; the name of a data set on the hub ("user/name",
+    "name", with ":split" where it is not train); a pandas DataFrame, a pyarrow Table, a `datasets.Dataset`, a list of
+    dictionaries, a dictionary of lists, a `Source`.
 
     Args:
         reads: column → modality; guessed where None.
@@ -118,6 +121,8 @@ def _near(path: Path) -> Path | None:
 
 def _open_file(path: Path) -> Source:
     suffix = path.suffix.lower()
+    if suffix == ".json":
+        return read_coco(path)
     if suffix not in TABLES and suffix not in SUFFIXES["text"]:
         what = suffix_modality(path)
         hint = f"one {what} file is no data set; " if what else ""

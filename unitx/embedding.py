@@ -115,12 +115,12 @@ def predict(
     items: Iterable[Any],
     task: str | None = None,
     *,
-    top: int = 1,
+    top: int | None = None,
     batch_tokens: int = 8_192,
     show_progress: bool | None = None,
     on_error: str = "raise",
 ) -> list[list[Answer]]:
-    """For each item the `top` best answers of a task, best first.
+    """For each item the `top` best answers of a task, best first; by default one, of `detect` all.
 
     Args:
         items: as for `embed`; a task that reads several columns as one sequence takes dictionaries of column → item.
@@ -132,16 +132,17 @@ def predict(
         BadItem: an item that cannot be read; says which.
         UnitxError: no such task, or it does not predict labels or does not read such items.
     """
-    if top < 1:
+    if top is not None and top < 1:
         raise UnitxError(f"top is {top}; it must be at least 1")
     head = _predicting_head(model, task)
+    top = top or head.top
     if head.writes:
         return _write(model, head, as_list(items), top, batch_tokens, show_progress, on_error)
     sequences = _task_sequences(model, head, items)
     outputs = _run(model, sequences, partial(_of_all, head), batch_tokens, show_progress, on_error)
     if outputs is None:
         return [[] for _ in sequences]
-    read = ~torch.isnan(outputs).any(-1)
+    read = ~torch.isnan(outputs).flatten(1).any(1)
     answers = iter(head.answers(outputs[read], top))
     return [next(answers) if ok else [] for ok in read.tolist()]
 
@@ -302,7 +303,7 @@ def _task_parts(head: Task, item: Any) -> list[tuple[str, Any]]:
             )
         return parts
     modalities = set(info.reads.values())
-    if len(modalities) > 1:
+    if len(modalities) > 1 or (head.writes and len(info.reads) > 1):
         wants = ", ".join(f"'{column}': …" for column in info.reads)
         raise UnitxError(f"task '{info.name}' reads several columns: give each item as {{{wants}}}")
     modality, item = modalities.pop(), named_file(item)

@@ -51,6 +51,29 @@ def is_missing_file(item: Any, spaces: bool = False) -> bool:
     return named and not os.path.exists(os.path.expanduser(item))
 
 
+def picture_size(item: Any) -> tuple[int, int]:
+    """The width and height of a picture, upright, in pixels; nothing is decoded.
+
+    Raises:
+        BadItem: it is missing or no picture.
+    """
+    from PIL import Image
+
+    if hasattr(item, "shape"):  # an array (height, width, channels), a tensor (channels, height, width)
+        height, width = item.shape[:2] if not is_tensor(item) else item.shape[-2:]
+        return int(width), int(height)
+    if isinstance(item, Image.Image):
+        return item.size
+    with open_binary(item) as file:
+        try:
+            with Image.open(file) as image:
+                turned = image.getexif().get(0x0112, 1) >= 5  # EXIF's orientation
+                return image.size[::-1] if turned else image.size
+        except Exception as error:  # decoders raise what they like on broken headers
+            what = f"{describe(item)} is not a picture that Pillow can read"
+            raise BadItem(f"{what}; convert it to PNG or JPEG") from error
+
+
 def named_file(item: Any) -> Any:
     """A string that names an existing file of a known suffix as a `Path`, so that a text file is opened as others are;
     anything else as it is. "~" is the user's home."""

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56789c", "#a65628", "#7a3e9d", "#b8860b")  # on any ground
+
 
 def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
     """The training losses and the held-out scores over the steps, side by side.
@@ -32,6 +34,32 @@ def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
         if axes.lines:
             axes.legend(fontsize=8)
     figure.savefig(path)
+
+
+def draw_boxes(picture: Any, found: list[Any]) -> Any:
+    """A picture (a path or PIL's) with the boxes of what was found in it, each in its name's colour, as a PIL picture.
+
+    Args:
+        found: answers of `detect`, with `label`, `score` and `box`.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    from unitx.tokenizers.image import to_rgb
+
+    image = to_rgb(picture if isinstance(picture, Image.Image) else Image.open(picture))
+    zoom = max(1, round(480 / max(image.size)))  # that names can be read beside what is small
+    image = image.resize((zoom * image.width, zoom * image.height), Image.Resampling.NEAREST)
+    pen, size = ImageDraw.Draw(image), max(12, min(image.size) // 40)
+    font, names = ImageFont.load_default(size), sorted({answer.label for answer in found})
+    for answer in reversed(found):  # the surest on top
+        colour = COLOURS[names.index(answer.label) % len(COLOURS)]
+        left, top, right, bottom = (side * of for side, of in zip(answer.box, image.size * 2, strict=True))
+        pen.rectangle((left, top, right, bottom), outline=colour, width=max(2, size // 8))
+        text = f"{answer.label} {answer.score:.2f}"
+        place = left, max(0, top - size - 4)
+        pen.rectangle(pen.textbbox(place, text, font=font), fill=colour)
+        pen.text(place, text, fill="white", font=font)
+    return image
 
 
 def draw_space(

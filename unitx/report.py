@@ -143,7 +143,7 @@ def evaluate(
     notes = [f"made data: their {source.part} part is scored"] if isinstance(source, MadeSource) else []
     multi = bool(info.options.get("multi_label"))
     notes += check_columns(source, info.reads, info.label, multi, evaluated=True, answer=head.answer)
-    kept, unknown, unlabelled = known_rows(info, source)
+    kept, unknown, unlabelled = known_rows(info, source, head.answer)
     feed, preparer = Feed(info, kept), Preparer(model.processors, model.prefix_parts)
     plan_rows(preparer, [feed], batch_tokens, SEED)
     progress = sys.stderr.isatty() if show_progress is None else show_progress
@@ -173,13 +173,13 @@ def _check_modalities(model: Model, info: TaskInfo) -> None:
             raise UnitxError(f"'{column}' cannot be read as {modality}: the model reads {has}; say so with --reads")
 
 
-def known_rows(info: TaskInfo, source: Source) -> tuple[Subset, Counter[str], int]:
+def known_rows(info: TaskInfo, source: Source, answer: str = "class") -> tuple[Subset, Counter[str], int]:
     """The rows that can be scored, the labels that the model does not know (label → rows), and the rows without one.
 
     Raises:
         UnitxError: the model knows none of the labels.
     """
-    if not info.label or not info.labels:
+    if not info.label or not info.labels or answer != "class":
         return Subset(source, np.arange(len(source))), Counter(), 0
     known, multi = set(info.labels), bool(info.options.get("multi_label"))
     unknown: Counter[str] = Counter()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from unitx.errors import BadItem
+from unitx.errors import BadItem, UnitxError
 
 SEPARATOR = "|"  # between the labels of one cell, where a row may have several
 
@@ -106,6 +106,23 @@ def seen_cells(source: Source, column: str, most: int = 1_000) -> list[Any]:
     places = np.linspace(0, len(source) - 1, min(most, len(source))).astype(int).tolist()
     rows = read_rows(source, places, [np.random.default_rng(place) for place in places])
     return [row[column] for row in rows if isinstance(row, dict) and row.get(column) is not None]
+
+
+def parsed_cells(source: Source, column: str, parse: Callable[[Any], Any]) -> list[Any]:
+    """What `parse` makes of `seen_cells`; the few that it refuses are left for training to report.
+
+    Raises:
+        UnitxError: it refuses half of them or more; says why of the first.
+    """
+    found, bad = [], []
+    for cell in seen_cells(source, column):
+        try:
+            found.append(parse(cell))
+        except BadItem as error:
+            bad.append(str(error))
+    if bad and len(bad) >= len(found):
+        raise UnitxError(f"{name_of(source)}: {bad[0]} (and so {len(bad):,} of {len(bad) + len(found):,} cells)")
+    return found
 
 
 def origin(source: Source) -> Source:

@@ -90,7 +90,9 @@ class Task(nn.Module):
         embeds: `outputs` are unit vectors of `embedding_dim` numbers, and `Model.embed` gives them.
         generates: `next_logits(vectors)`, (n, dim) → (n, vocabulary), says what comes next, and `Model.generate` draws.
         writes: it generates texts of its own behind what it reads (see `Writer`), and `Model.predict` gives them.
-        answer: what the label's column holds: "class" (or several), "text" or "number".
+        answer: what the label's column holds: "class" (or several), "text", "number" or "objects".
+        places: answers lie somewhere in a picture, which training then neither crops nor mirrors.
+        top: answers that are given to an item where nobody says how many.
         embedding_dim: the backbone's width, where a task that embeds does not set another.
     """
 
@@ -106,6 +108,8 @@ class Task(nn.Module):
     generates: ClassVar[bool] = False
     writes: ClassVar[bool] = False
     answer: ClassVar[str] = "class"
+    places: ClassVar[bool] = False
+    top: ClassVar[int] = 1
 
     def __init__(self, dim: int, info: TaskInfo, processors: dict[str, Processor]):
         super().__init__()

@@ -234,6 +234,11 @@ class EmojiWorld:
             self._drawings, self._clips  # noqa: B018
         return self
 
+    def prepare_drawings(self) -> None:
+        """`prepare`, without the sounds."""
+        if self.part == "train":
+            self._drawings  # noqa: B018
+
     @cached_property
     def _drawings(self) -> np.ndarray:
         """(concepts, styles, n, n, 4) uint8; the first style is the original, later ones are ever wilder."""
@@ -269,12 +274,13 @@ class EmojiWorld:
     ) -> list[Image.Image]:
         if not concepts:
             return []
-        drawings = np.stack([self._drawing(*pair, strength) for pair in zip(concepts, rngs, strict=True)])
+        drawings = np.stack([self.drawing(*pair, strength) for pair in zip(concepts, rngs, strict=True)])
         mirror = [not pictures.HANDED.search(self.labels[concept]) for concept in concepts]
         varied = pictures.vary(drawings, PICTURE_SIZE, rngs, strength, mirror, PATTERN[self.part])
         return [Image.fromarray(picture) for picture in varied]
 
-    def _drawing(self, concept: int, rng: np.random.Generator, strength: float) -> np.ndarray:
+    def drawing(self, concept: int, rng: np.random.Generator, strength: float) -> np.ndarray:
+        """A concept, by its number, in some style: (n, n, 4) uint8 as `pictures.draw` gives it."""
         if self.part == "train":
             choices = self._drawings[concept]
             return choices[int(rng.integers(1 + round(strength * (len(choices) - 1))))]

@@ -320,6 +320,39 @@ def vary(
     return pictures.add_(0.5).to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
+def scene(
+    objects: Sequence[tuple[np.ndarray, tuple[int, int, int]]],
+    size: int,
+    rng: np.random.Generator,
+    strength: float = 1.0,
+    patterned: str | None = None,
+) -> tuple[np.ndarray, list[list[int]]]:
+    """Put several drawings on one ground, each in its own light, the later ones in front.
+
+    Args:
+        objects: drawings (n, n, 4) uint8 from `draw`, and the square (left, top, side) of each, in pixels.
+        size, strength, patterned: as for `vary`.
+
+    Returns: an RGB picture (size, size, 3) uint8, and around what is seen of each drawing by itself a box
+        [left, top, width, height], in pixels.
+    """
+    u = rng.random((1, 2), dtype=np.float32)
+    picture = _grounds(size, u, [rng], strength, patterned)[0].reshape(3, size, size)
+    boxes = []
+    for drawing, (left, top, side) in objects:
+        # Colours are multiplied by alpha already, as RGBa says, so that edges mix rightly.
+        small = np.array(Image.fromarray(drawing).resize((side, side), Image.Resampling.BOX), dtype=np.float32)
+        small = small[:, ::-1] if rng.random() < 0.5 else small
+        light = _lights(rng.random((1, 5), dtype=np.float32), strength)[0]
+        alpha = small[..., 3] / 255
+        ground = picture[:, top : top + side, left : left + side]
+        ground[:] = (light @ small.reshape(-1, 4).T).reshape(3, side, side) + ground * (1 - alpha)
+        rows, columns = (np.flatnonzero((alpha > 0.5).any(axis)) for axis in (1, 0))
+        ends = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1) if len(rows) else (0, 0, side, side)
+        boxes.append([int(left + ends[0]), int(top + ends[1]), int(ends[2] - ends[0]), int(ends[3] - ends[1])])
+    return picture.clip(0, 255).transpose(1, 2, 0).round().astype(np.uint8), boxes
+
+
 def _place(drawings: np.ndarray, size: int, quads: np.ndarray) -> Tensor:
     """(b, 4, size · size) float32: what the quadrilaterals (b, 4, 2) hold, their corners in 0 … 1 of the drawings."""
     along = (np.arange(size, dtype=np.float32) + 0.5) / size

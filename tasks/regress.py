@@ -1,0 +1,134 @@
+"""Regression: numbers for a whole sequence of any modality."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unitx.backbone import Linear
+from unitx.errors import BadItem, UnitxError
+from unitx.media import describe
+from unitx.pooling import Pooler, Pooling
+from unitx.registry import register_task
+from unitx.source import parsed_cells
+from unitx.task import Answer, Task, TaskInfo, TaskLoss
+from unitx.tokens import Example, Targets, Tokens
+
+if TYPE_CHECKING:
+    from unitx.data import Source
+    from unitx.tokenizer import Processor
+
+
+@register_task("regress")
+class Regress(Task):
+    """A linear head on one vector of a sequence says a number, or as many as the cells of the label's column list.
+
+    It learns by the squared error of standardised numbers, and answers in those of the data. Reports the mean absolute
+    error and R², the share of the variance that is explained, by scikit-learn; of several numbers their mean.
+    """
+
+    @dataclass(frozen=True)
+    class Options:
+        """
+        Attributes:
+            pooling: the name of a kind, or the fields of `Pooling`.
+        """
+
+        pooling: Pooling = field(default_factory=Pooling)
+
+        def __post_init__(self) -> None:
+            object.__setattr__(self, "pooling", Pooling.parse(self.pooling))
+
+    headline = "r2"
+    answer = "number"
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, dim: int, info: TaskInfo, processors: dict[str, Processor]):
+        super().__init__(dim, info, processors)
+        mean, std = (torch.tensor(info.facts[name], dtype=torch.float32) for name in ("mean", "std"))
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+        self.pooler = Pooler(dim, self.options.pooling)
+        self.head = Linear(self.pooler.width, len(mean))
+        torch.nn.init.zeros_(self.head.weight)
+        torch.nn.init.zeros_(self.head.bias)
+
+    @classmethod
+    def fit(cls, info: TaskInfo, source: Source) -> TaskInfo:
+        """Learn the mean and the standard deviation of the numbers.
+
+        Raises:
+            UnitxError: no label column is named, most cells hold no numbers, some more than others, or all are equal.
+        """
+        if info.label is None:
+            raise UnitxError(f"task '{info.name}' has no label: name the column that holds the number with --label")
+        rows = parsed_cells(source, info.label, lambda cell: _numbers(cell, info.label))
+        if len({len(row) for row in rows}) != 1:
+            raise UnitxError(f"'{info.label}' must hold as many numbers in every row, and in one at least")
+        mean, std = np.mean(rows, axis=0), np.std(rows, axis=0)
+        if not std.all():
+            raise UnitxError(f"the numbers in '{info.label}' are all {mean[std == 0][0]:g}: there is nothing to learn")
+        return replace(info, facts={**info.facts, "mean": mean.tolist(), "std": std.tolist()})
+
+    @classmethod
+    def examples(cls, info: TaskInfo, row: dict[str, Any]) -> list[Example]:
+        """Of a row without anything to read or without a number, none.
+
+        Raises:
+            BadItem: it holds something else.
+        """
+        parts, cell = info.parts(row), row.get(info.label) if info.label else None
+        if not parts or cell is None:
+            return []
+        numbers = _numbers(cell, info.label)
+        if len(numbers) != len(info.facts["mean"]):
+            raise BadItem(f"'{info.label}' holds {describe(cell)}: the model gives {len(info.facts['mean'])} numbers")
+        return [Example(parts, numbers)]
+
+    @classmethod
+    def collate(cls, info: TaskInfo, targets: list[Any]) -> Tensor:
+        """(n, numbers) float32."""
+        return torch.tensor(targets, dtype=torch.float32).view(len(targets), len(info.facts["mean"]))
+
+    def outputs(self, tokens: Tokens, rows: Tensor) -> Tensor:
+        """(n, numbers) float32, in the units of the data."""
+        return self.head(self.pooler(tokens).index_select(0, rows)).float() * self.std + self.mean
+
+    def loss(self, tokens: Tokens, targets: Targets) -> TaskLoss:
+        off = (self.outputs(tokens, targets.rows) - targets.values) / self.std
+        total = F.mse_loss(off, torch.zeros_like(off), reduction="none").mean(1).sum()
+        mae = (off.detach() * self.std).abs().mean(1).sum()
+        return TaskLoss(total, targets.count, {"mae": mae})
+
+    def answers(self, outputs: Tensor, top: int) -> list[list[Answer]]:
+        """All numbers of each, named by the label's column: `Answer(label, number)`."""
+        several = outputs.shape[1] > 1
+        names = [f"{self.info.label} {i + 1}" if several else str(self.info.label) for i in range(outputs.shape[1])]
+        return [[Answer(name, number) for name, number in zip(names, row, strict=True)] for row in outputs.tolist()]
+
+    def score(self, outputs: Tensor, targets: Any) -> dict[str, float]:
+        from sklearn.metrics import mean_absolute_error, r2_score
+
+        r2 = r2_score(targets, outputs) if len(targets) > 1 else 0.0  # of one row it is not defined
+        return {"r2": float(r2), "mae": float(mean_absolute_error(targets, outputs))}
+
+
+def _numbers(cell: Any, column: str | None) -> list[float]:
+    """The numbers of a cell.
+
+    Raises:
+        BadItem: it holds something else, NaN or infinity.
+    """
+    try:
+        numbers = [float(part) for part in (cell if isinstance(cell, list | tuple) else [cell])]
+    except (TypeError, ValueError) as error:
+        raise BadItem(f"'{column}' holds {describe(cell)}, which is no number") from error
+    if not numbers or not np.isfinite(numbers).all():
+        raise BadItem(f"'{column}' holds {describe(cell)}: give finite numbers")
+    return numbers

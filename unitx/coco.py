@@ -1,0 +1,65 @@
+"""Annotations of pictures in COCO's JSON (Lin et al. 2014), as rows of a picture and its objects."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from unitx.errors import UnitxError
+from unitx.tables import TableSource
+
+FIELDS = {
+    "images": ("id", "file_name"),
+    "annotations": ("image_id", "category_id", "bbox"),
+    "categories": ("id", "name"),
+}
+
+
+def read_coco(path: Path) -> TableSource:
+    """Rows {"image": path, "objects": [{"name": …, "box": [left, top, width, height]}, …]}, pixels; pictures without
+    annotations have an empty list. Crowds (`iscrowd`) are left out.
+
+    The pictures' paths are relative to the file's folder; or to the folder `images` or `val2017`, `train2017`, … of the
+    file's name beside it or one above, as COCO is unpacked.
+
+    Raises:
+        UnitxError: it is no JSON, or lacks a part; says which.
+    """
+    try:
+        tree = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UnitxError(f"{path} is not JSON: {error}") from error
+    for part, needed in FIELDS.items():
+        entries = tree.get(part) if isinstance(tree, dict) else None
+        wrong = next((name for name in needed for each in entries or [] if name not in each), None)
+        if not isinstance(entries, list) or wrong:
+            lacks = f"an entry of '{part}' has no '{wrong}'" if wrong else f"it has no list '{part}'"
+            raise UnitxError(
+                f"{path} is not COCO's: {lacks}; give images, annotations and categories, or a table (.jsonl) with a "
+                'column of [{"name": …, "box": [left, top, width, height]}, …]'
+            )
+    names = {each["id"]: each["name"] for each in tree["categories"]}
+    objects: dict[Any, list[dict[str, Any]]] = {each["id"]: [] for each in tree["images"]}
+    notes, crowds, lost = [], 0, 0
+    for each in tree["annotations"]:
+        if each.get("iscrowd"):
+            crowds += 1
+        elif each["image_id"] in objects and each["category_id"] in names:
+            objects[each["image_id"]].append({"name": names[each["category_id"]], "box": each["bbox"]})
+        else:
+            lost += 1
+    notes += [f"{crowds:,} annotations of crowds are left out"] if crowds else []
+    notes += [f"{lost:,} annotations are of no picture or category in {path.name}, and left out"] if lost else []
+    cells: dict[str, Any] = {
+        "image": [each["file_name"] for each in tree["images"]],
+        "objects": [objects[each["id"]] for each in tree["images"]],
+    }
+    return TableSource(cells, _folder(path, cells["image"]), str(path), {"image": "image"}, notes=notes)
+
+
+def _folder(path: Path, files: list[str]) -> Path:
+    """The folder that the pictures' names are relative to."""
+    usual = [path.stem.rpartition("_")[2], "images"]
+    tried = [path.parent, *(home / name for home in (path.parent, path.parent.parent) for name in usual)]
+    return next((folder for folder in tried if files and (folder / files[0]).is_file()), path.parent)
