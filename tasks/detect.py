@@ -15,13 +15,16 @@ from torch import Tensor
 from unitx.backbone import Linear
 from unitx.errors import BadItem, UnitxError
 from unitx.media import describe, picture_size
+from unitx.plots import draw_boxes
 from unitx.registry import register_task
 from unitx.source import parsed_cells
-from unitx.task import Task, TaskInfo, TaskLoss
+from unitx.task import Sketch, Task, TaskInfo, TaskLoss
 from unitx.tokens import Example, Layout, Prepared, Targets, Tokens
 
 if TYPE_CHECKING:
+    from unitx.batches import Drawn, Preparer
     from unitx.data import Source
+    from unitx.model import Model
     from unitx.tokenizer import Processor
 
 MOST = 100  # boxes of a picture, as COCO counts them
@@ -207,6 +210,16 @@ class Detect(Task):
             ]
             for of_one in outputs
         ]
+
+    def sketches(self, model: Model, preparer: Preparer, drawn: list[Drawn]) -> list[Sketch]:
+        """The pictures with the boxes that were found."""
+        items = [one.example.parts[0][1] for one in drawn]
+        pictures: Any = preparer.processors["image"]
+        found = model.predict(items, self.info.name, on_error="skip")
+        drawings = [draw_boxes(pictures.read(item), boxes) for item, boxes in zip(items, found, strict=True)]
+        names = [[self.info.labels[i] for i in one.example.target.names] for one in drawn]
+        captions = [f"truth: {', '.join(sorted(there)) or 'nothing'}" for there in names]
+        return [Sketch([np.asarray(d) / 255], caption) for d, caption in zip(drawings, captions, strict=True)]
 
     def score(self, outputs: Tensor, targets: Any) -> dict[str, float]:
         """COCO's mean average precision over overlaps of 0.5 to 0.95, and at 0.5 alone."""

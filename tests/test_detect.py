@@ -189,5 +189,6 @@ def test_a_run_learns_to_find_squares(tmp_path: Path) -> None:
     named = [sorted(answer.label for answer in found) for found in answers]
     right = [names == sorted(each["name"] for each in row["objects"]) for names, row in zip(named, rows, strict=True)]
     assert np.mean(right) > 0.8
-    report = unitx.evaluate(unitx.Model.from_pretrained(tmp_path / "run"), rows[:40])
+    report = unitx.evaluate(tmp_path / "run", rows[:40])
     assert report.scores["map_50"] > 0.8
+    assert (tmp_path / "run" / "evaluation" / "report.png").stat().st_size > 5_000

@@ -61,6 +61,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
         "transcribe": {"data": {"world": "emoji", "concepts": 8, "languages": ["en"]}},
         "translate": {"data": {"world": "emoji", "concepts": 8, "languages": ["en", "es"]}},
         "answer": {"data": {"world": "emoji", "concepts": 8, "languages": ["en", "es"]}},
+        "masked": {"data": home / "pictures"},
         "detect": {"data": {"world": "scenes", "concepts": 4}},
         "regress": {"data": {"world": "scenes", "concepts": 4}},
         "digits": {},

@@ -130,5 +130,6 @@ def test_a_run_learns_to_write_and_its_model_goes_on(tmp_path) -> None:
     again = unitx.Model.from_pretrained(tmp_path / "run")
     assert again.predict([rows[4]["photo"]])[0][0].label == "it is green"
     assert again.generate([rows[4]["photo"]], temperature=0) == ["it is green"]
-    report = unitx.evaluate(again, rows[:30])
+    report = unitx.evaluate(again, rows[:30], folder=tmp_path / "report")
     assert report.scores["exact_match"] == 1.0 and report.scored == 30
+    assert (tmp_path / "report" / "report.png").stat().st_size > 5_000

@@ -87,6 +87,11 @@ class AudioProcessor(Processor):
             raise UnitxError(f"AudioProcessor: {self.bands} patches one above the other must fit in max_tokens")
 
     @property
+    def width(self) -> int:
+        """Numbers of a patch."""
+        return self.patch_frames * (self.patch_mels or self.mels)
+
+    @property
     def bands(self) -> int:
         """Patches that stand one above the other."""
         return self.mels // (self.patch_mels or self.mels)
@@ -176,6 +181,11 @@ class AudioProcessor(Processor):
     def cut(self, features: np.ndarray, rng: np.random.Generator | None = None) -> Pieces:
         part = features[crop(len(features), self._room, rng)]
         return self._patches(part, self._floor(features), shortened=len(part) < len(features))
+
+    def shown(self, values: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
+        """The spectrogram (mels, frames), low tones at the bottom, that `cut` made patches (n, features) of."""
+        pattern = "(t band) (f m) -> (band m) (t f)"
+        return rearrange(values, pattern, band=grid[1], f=self.patch_frames)[::-1]
 
     def windows(self, features: np.ndarray) -> list[Pieces]:
         room, floor = self._room, self._floor(features)

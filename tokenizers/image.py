@@ -82,6 +82,11 @@ class ImageProcessor(Processor):
             if isinstance(value := getattr(self, name), dict):
                 object.__setattr__(self, name, kind(**value))
 
+    @property
+    def width(self) -> int:
+        """Numbers of a patch."""
+        return 3 * self.patch**2
+
     def read(self, item: Any) -> Image.Image | Tensor:
         """Decode a path, bytes, a file object, a PIL image or an array.
 
@@ -152,6 +157,13 @@ class ImageProcessor(Processor):
         rows, columns = patch_grid(height, width, self.max_tokens)
         size = (rows * self.patch, columns * self.patch)
         return F.interpolate(pixels[None], size, mode="bicubic", antialias=True)[0]
+
+    def shown(self, values: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
+        """The picture (height, width, 3) in 0 … 1 that `cut` made patches (n, features) of."""
+        rows, columns = grid[-2:]
+        pattern = "(row column) (p q c) -> (row p) (column q) c"
+        pixels = rearrange(values, pattern, row=rows, column=columns, p=self.patch, q=self.patch)
+        return (pixels * np.array(self.std) + np.array(self.mean)).clip(0, 1)
 
     def with_positions(self) -> ImageProcessor:
         side = max(1, round(self.max_tokens**0.5))

@@ -62,6 +62,16 @@ class VideoProcessor(ImageProcessor):
         if self.frames // self.tubelet > self.max_tokens:
             raise UnitxError(f"VideoProcessor: {self.frames // self.tubelet} tubelets in time must fit in max_tokens")
 
+    @property
+    def width(self) -> int:
+        return self.tubelet * super().width
+
+    def shown(self, values: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
+        """The first picture of the middle tubelets."""
+        place, each = grid[0] // 2, grid[1] * grid[2]
+        of_middle = rearrange(values[place * each :][:each], "n (pixel u c) -> u n (pixel c)", u=self.tubelet, c=3)
+        return super().shown(of_middle[0], grid)
+
     def read(self, item: Any) -> Tensor:  # type: ignore[override]  # of a picture it is a picture
         """Decode a path, bytes or a file object (also an animated GIF or PNG), an array, or a list of pictures.
 

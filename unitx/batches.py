@@ -118,6 +118,10 @@ class Preparer:
         prefix = self.prefix_parts if example.prefix_parts is None else example.prefix_parts
         return Prepared(parts, example.target, prefix)
 
+    def cut_drawn(self, one: Drawn, rng: np.random.Generator | None) -> Prepared:
+        """`cut`, without what the task hides."""
+        return TASKS.get(one.info.kind).hide(one.info, self.cut(one.example, one.features, rng), one.rng)
+
     def batch(self, prepared: Sequence[tuple[TaskInfo, Prepared]], notes: Notes | None = None) -> Batch:
         """One ragged batch of the sequences of any tasks."""
         batch = collate([example for _, example in prepared], self.modalities)
@@ -240,7 +244,7 @@ class Steps(Dataset):
         rng = np.random.default_rng([self.seed, TRAINING, step])
         if self.augment.level == "strong" and rng.random() < strength:
             _mix(drawn, rng)
-        prepared = [(one.info, self.preparer.cut(one.example, one.features, one.rng)) for one in drawn]
+        prepared = [(one.info, self.preparer.cut_drawn(one, one.rng)) for one in drawn]
         for _, example in prepared:
             notes.shortened.update(modality for modality, pieces in example.parts if pieces.shortened)
         # The sequences of a row stay together: those of a pair are each other's answers.
@@ -312,7 +316,7 @@ class Evaluation(Dataset):
         numbers = range(first, min(first + self.feed.rows, len(self.feed.source)))
         rows = [(index, np.random.default_rng([self.seed, EVALUATION, index])) for index in numbers]
         for one in read_examples(self.preparer, self.feed, rows, 1.0, notes):
-            cut = self.preparer.cut(one.example, one.features, None)
+            cut = self.preparer.cut_drawn(one, None)
             prepared.append((one.info, cut))
             notes.rows.append(one.row)
             notes.shortened.update(modality for modality, pieces in cut.parts if pieces.shortened)
@@ -339,7 +343,7 @@ def plan_rows(preparer: Preparer, feeds: list[Feed], batch_tokens: int, seed: in
         places = rng.choice(len(feed.source), min(SAMPLED, len(feed.source)), replace=False)
         notes, tokens = Notes(), Counter[int]()
         for one in read_examples(preparer, feed, [(index, rng) for index in places.tolist()], 0.5, notes):
-            tokens[one.row] += len(preparer.cut(one.example, one.features, rng))
+            tokens[one.row] += len(preparer.cut_drawn(one, rng))
         if not tokens.total():
             known = f" and a known '{feed.info.label}'" if feed.info.label else ""
             why = notes.skipped[0] if notes.skipped else f"no row has an item{known}"

@@ -36,7 +36,7 @@ def task_outputs(
                 continue
             batch = batch.to(model.device)
             mine = batch.targets[feed.info.name]
-            outputs.append(head.outputs(model.encode(batch), mine.rows).float().cpu())
+            outputs.append(head.judged(model.encode(batch), mine).float().cpu())
             if batch.asked:
                 texts += [found[0].label for found in write(model, head, batch.asked)]
             targets.append(mine.values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,22 @@ def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         if axes.lines:
             axes.legend(fontsize=8)
+    figure.savefig(path)
+
+
+def draw_sketches(sketches: list[Any], title: str, path: Path) -> None:
+    """Pictures side by side, those of one `task.Sketch` under its caption."""
+    columns = max(1, 8 // max(len(sketch.pictures) for sketch in sketches))
+    rows = -(-len(sketches) // columns)
+    figure = new_figure(16, 2.6 * rows + 0.8)
+    figure.suptitle(title, fontsize=14)
+    for number, sketch in enumerate(sketches):
+        part = figure.add_subfigure(figure.add_gridspec(rows, columns)[divmod(number, columns)])
+        part.suptitle("\n".join(textwrap.wrap(sketch.caption, 150 // columns)), fontsize=9)
+        places = part.subplots(1, len(sketch.pictures), squeeze=False)[0]
+        for axes, picture in zip(places, sketch.pictures, strict=True):
+            axes.set_axis_off()
+            axes.imshow(picture, aspect=None if picture.ndim == 3 else "auto", cmap="magma")
     figure.savefig(path)
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from unitx.batches import EVALUATION, Feed, Preparer, plan_rows
+from unitx.batches import EVALUATION, Feed, Notes, Preparer, plan_rows, read_examples
 from unitx.data import Source, Subset, check_columns, labels_in, open_source
 from unitx.embedding import predicting_task
 from unitx.errors import UnitxError
@@ -24,13 +24,14 @@ from unitx.evaluation import class_rates, task_outputs
 from unitx.folders import check_writable
 from unitx.media import describe
 from unitx.model import Model
-from unitx.plots import new_figure
+from unitx.plots import draw_sketches, new_figure
 from unitx.source import MadeSource, is_answered, name_of, unseen
 from unitx.task import Task, TaskInfo
 
 SEED = 0  # of made data; the rows of other data are all scored, in order
 FILES = ("scores.json", "classes.csv", "confusion.csv", "report.png")
 WORST = 20  # mistakes shown
+SKETCHES = 16  # rows that are drawn of tasks whose answers can be seen
 MATRIX, CONFUSED, BARS = 100, 40, 30  # classes: in a whole matrix, in one of the most confused, in the bars
 PRECISION, RECALL = "#0072b2", "#e69f00"
 
@@ -62,7 +63,7 @@ class Report:
             labels a row its average precision; NaN where it is not defined.
         confusion: (classes, classes) counts, rows the truth, columns the answer; None with several labels a row.
         mistakes: the worst ones, by the probability of the wrong answer.
-        folder: where `FILES` lie; those but scores.json are a classification's.
+        folder: where those of `FILES` lie that there are: tables are a classification's.
     """
 
     task: str
@@ -161,6 +162,12 @@ def evaluate(
     if out is not None:
         report.folder = out
         _write(report)
+        if type(head).sketches is not Task.sketches:
+            chosen = np.unique(np.linspace(0, len(kept) - 1, SKETCHES).astype(int)).tolist()
+            rows = [(row, np.random.default_rng([SEED, EVALUATION, row])) for row in chosen]
+            sample = list(read_examples(preparer, feed, rows, 1.0, Notes()))
+            if sketches := head.sketches(model, preparer, sample):
+                draw_sketches(sketches, _title(report), out / "report.png")
         if head.classifies:
             draw_report(report, [_thumbnail(feed, preparer, mistake.row) for mistake in mistakes])
     return report
@@ -296,11 +303,15 @@ def draw_report(report: Report, thumbnails: list[tuple[str, Any]]) -> None:
         _draw_bars(left, report, present, {"average_precision": PRECISION})
     _draw_bars(right, report, present, {"precision": PRECISION, "recall": RECALL})
     _draw_mistakes(lower, report.mistakes, thumbnails)
-    scores = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in report.scores.items())
-    figure.suptitle(f"{_short(report.task, 40)}: {scores}  ({report.scored:,} rows)", fontsize=14)
+    figure.suptitle(_title(report), fontsize=14)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # a name in a script that the font lacks is drawn as boxes
         figure.savefig(report.folder / "report.png")
+
+
+def _title(report: Report) -> str:
+    scores = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in report.scores.items())
+    return f"{_short(report.task, 40)}: {scores}  ({report.scored:,} rows)"
 
 
 def _matrix_classes(report: Report) -> list[int]:

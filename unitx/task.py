@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +14,9 @@ from unitx.errors import UnitxError
 from unitx.tokens import Example, Prepared, Targets, Tokens
 
 if TYPE_CHECKING:
+    from unitx.batches import Drawn, Preparer
     from unitx.data import Source
+    from unitx.model import Model
     from unitx.tokenizer import Processor
 
 
@@ -75,6 +78,13 @@ class Answer(NamedTuple):
 
     label: str
     score: float
+
+
+class Sketch(NamedTuple):
+    """Pictures side by side with a caption, for a report: RGB (height, width, 3) in 0 … 1 or (height, width)."""
+
+    pictures: list[np.ndarray]
+    caption: str
 
 
 class Task(nn.Module):
@@ -163,7 +173,13 @@ class Task(nn.Module):
     @classmethod
     def examples(cls, info: TaskInfo, row: dict[str, Any]) -> list[Example]:
         """The sequences to train on or evaluate that one row of data gives."""
-        return [Example(info.parts(row))]
+        parts = info.parts(row)
+        return [Example(parts)] if parts else []
+
+    @classmethod
+    def hide(cls, info: TaskInfo, prepared: Prepared, rng: np.random.Generator) -> Prepared:
+        """The sequence without what the model is not to see of it; the target may become what that was."""
+        return prepared
 
     @classmethod
     def collate(cls, info: TaskInfo, targets: list[Any]) -> Any:
@@ -183,6 +199,10 @@ class Task(nn.Module):
         """(n, …) what `score` and `answers` work on, a row for each of the sequences `rows` (packed numbers)."""
         raise NotImplementedError
 
+    def judged(self, tokens: Tokens, targets: Targets) -> Tensor:
+        """`outputs` for `score`, for tasks that can only be judged where the answer is at hand."""
+        return self.outputs(tokens, targets.rows)
+
     def probabilities(self, outputs: Tensor) -> Tensor:
         """(n, labels) of each row of `outputs`, in the order of `info.labels`.
 
@@ -196,6 +216,10 @@ class Task(nn.Module):
         scores, places = self.probabilities(outputs).topk(min(top, len(self.info.labels)))
         rows = zip(places.tolist(), scores.tolist(), strict=True)
         return [[Answer(self.info.labels[i], s) for i, s in zip(*row, strict=True)] for row in rows]
+
+    def sketches(self, model: Model, preparer: Preparer, drawn: list[Drawn]) -> list[Sketch]:
+        """A few rows and what the task says of them, for `report.png`; none where there is nothing to be seen."""
+        return []
 
     def score(self, outputs: Tensor, targets: Any) -> dict[str, float]:
         """Metrics over a whole evaluation set, from `outputs` and the collated targets of all its sequences."""

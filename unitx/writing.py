@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from unitx.backbone import Linear
 from unitx.errors import UnitxError
 from unitx.source import seen_cells
-from unitx.task import Task, TaskInfo, TaskLoss
+from unitx.task import Sketch, Task, TaskInfo, TaskLoss
 from unitx.tokens import Example, Pieces, Prepared, Targets, Tokens, line_positions
 
 if TYPE_CHECKING:
+    from unitx.batches import Drawn, Preparer
     from unitx.data import Source
+    from unitx.model import Model
     from unitx.tokenizer import Processor
 
 TEXT = "text"  # the modality that is written
@@ -146,6 +148,22 @@ class Writer(LanguageHead):
         parts, cell = info.parts(row), row.get(info.label) if info.label else None
         text = "" if cell is None else str(cell).strip()
         return [Example([*parts, (TEXT, text)], text, prefix_parts=len(parts))] if parts and text else []
+
+    def sketches(self, model: Model, preparer: Preparer, drawn: list[Drawn]) -> list[Sketch]:
+        """Pictures and sounds, and what was written of them."""
+        from unitx.decoding import write  # which works on heads such as this
+
+        shown = [one for one in drawn if hasattr(preparer.processors[one.example.parts[0][0]], "shown")]
+        found = []
+        for one in shown:
+            whole = preparer.cut(one.example, one.features, None)
+            ((text, *_),) = write(model, self, [begun(whole.parts[:-1], preparer.processors[TEXT])])
+            (modality, pieces), asked = whole.parts[0], [str(item) for m, item in one.example.parts[1:-1] if m == TEXT]
+            truth = "" if exact_match([text.label], [one.example.target]) else f"  (truth: {one.example.target})"
+            caption = " ".join([*asked, "→", text.label or "nothing"]) + truth
+            picture = preparer.processors[modality].shown(pieces.values, pieces.grid)  # type: ignore[attr-defined]
+            found.append(Sketch([picture], caption))
+        return found
 
     def score(self, outputs: Any, targets: Any) -> dict[str, float]:
         """Metrics of `Written` texts beside the right ones."""
