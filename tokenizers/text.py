@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from unitx.registry import register_tokenizer
 from unitx.tokenizer import Processor, Tokenizer
 from unitx.tokens import Pieces, line_positions
 from unitx.vocabulary import NONE, PublishedVocabulary, Vocabulary, load_vocabulary
+
+SPM_TEXTS = 200_000  # texts that a sentencepiece vocabulary is trained on, at most
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,19 @@ class TextProcessor(Processor):
         check_whole(self, "max_tokens")
         if self.vocabulary not in ("bytes", "sentencepiece", "huggingface", "siglip", "ids"):
             raise UnitxError(f"there is no vocabulary '{self.vocabulary}'; there are: bytes, sentencepiece")
+
+    fit_options = ("vocabulary_size",)
+
+    @classmethod
+    def fit(cls, options: dict[str, Any], items: Iterator[Any]) -> TextProcessor:
+        """Train a sentencepiece vocabulary of `vocabulary_size` ids where one is wanted and none is given."""
+        options = dict(options)
+        size = options.pop("vocabulary_size", 4_096)
+        if options.get("vocabulary") == "sentencepiece" and not options.get("spm"):
+            options["spm"] = train_sentencepiece(islice(_readable(items), SPM_TEXTS), size)
+        if isinstance(options.get("spm"), str):
+            options["spm"] = _read_bytes(options["spm"])
+        return cls(**options)
 
     @property
     def vocab(self) -> Vocabulary:
@@ -216,6 +233,22 @@ class TextProcessor(Processor):
         if b < a or features[:a].tolist() != begin or features[b:].tolist() != end:
             a, b = 0, len(features)  # ready ids of another form
         return features[:a], features[a:b], features[b:]
+
+
+def _readable(items: Iterable[Any]) -> Iterator[str]:
+    """Texts; what cannot be read is left for training to report."""
+    reader = TextProcessor()
+    for item in items:
+        with suppress(BadItem):
+            yield str(reader.read(item))
+
+
+def _read_bytes(path: str) -> bytes:
+    """A trained sentencepiece model's file."""
+    try:
+        return Path(path).expanduser().read_bytes()
+    except OSError as error:
+        raise UnitxError(f"tokenizers.text.spm: {path} cannot be read ({error.strerror})") from error
 
 
 def _pieces(begin: np.ndarray, inner: np.ndarray, end: np.ndarray, shortened: bool = False) -> Pieces:

@@ -414,7 +414,8 @@ def loader(
     for name, of_task in given.items():
         info = model.head(name).info
         source = open_source(of_task, info.reads, info.label)
-        check_columns(source, info.reads, info.label, bool(info.options.get("multi_label")), evaluated=True)
+        multi, answer = bool(info.options.get("multi_label")), TASKS.get(info.kind).answer
+        check_columns(source, info.reads, info.label, multi, evaluated=True, answer=answer)
         feeds.append(Feed(info, source))
     preparer = Preparer(model.processors, model.prefix_parts)
     plan_rows(preparer, feeds, batch_tokens, seed)

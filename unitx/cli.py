@@ -309,7 +309,7 @@ def _predict_rows(model: Any, arguments: argparse.Namespace) -> None:
 
     from unitx.data import check_columns, open_source
     from unitx.embedding import predicting_task
-    from unitx.source import MadeSource, file_column
+    from unitx.source import ROW, MadeSource, file_column
 
     task = arguments.task or predicting_task(model)
     info = model.head(task).info
@@ -318,6 +318,7 @@ def _predict_rows(model: Any, arguments: argparse.Namespace) -> None:
         print(f"unitx: {note}", file=sys.stderr)
     # Texts of a folder are told by their files; made data have nothing that was written.
     columns = [files] if (files := file_column(source)) else list(info.reads)
+    columns = [name for name in source.columns if name != info.label] if ROW in columns else columns
     shown = {} if isinstance(source, MadeSource) else {column: source.column(column) for column in columns}
     rows = [source.row(i, rng) for i in range(len(source))]
     answers = model.predict(rows, task, top=arguments.top, on_error="skip")

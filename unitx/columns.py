@@ -15,7 +15,7 @@ import numpy as np
 from unitx.errors import UnitxError
 from unitx.hub import DatasetSource
 from unitx.media import MEDIA, suffix_modality
-from unitx.source import MadeSource, Source, Subset, is_answered, labels_of, name_of, origin
+from unitx.source import ROW, MadeSource, Source, Subset, is_answered, labels_of, name_of, origin
 from unitx.tables import TableSource
 
 Table = TableSource | DatasetSource
@@ -112,7 +112,8 @@ def check_columns(
         UnitxError: the run cannot be meant so; names the column, the row and the remedy.
     """
     for column in [*reads, *([label] if label else [])]:
-        _check_there(source, column, label)
+        if column != ROW:
+            _check_there(source, column, label)
     notes: list[str] = list(getattr(origin(source), "notes", []))
     if isinstance(table := origin(source), Table):
         looked_at = _spread(_places(source), LOOKED_AT if isinstance(table, TableSource) else OF_BYTES)
@@ -120,7 +121,7 @@ def check_columns(
         table = replace(table, reads=reads)
         rows = {i: table.row(i) for i in looked_at}
         for column, modality in reads.items():
-            notes += _check_cells(table, rows, column, modality)
+            notes += _check_cells(table, rows, column, modality) if column != ROW else []
     if label and answer == "class":
         notes += _check_label(source, label, multi, evaluated)
     elif label and not isinstance(source, MadeSource):

@@ -53,6 +53,8 @@ WORLDS = {  # data that pip brings, opened by `world:NAME`
     "digits": "unitx.worlds.recorded:digits",
     "python": "unitx.worlds.recorded:python_library",
     "scenes": "unitx.worlds.scenes:SceneWorld",
+    "strokes": "unitx.worlds.recorded:strokes",
+    "tumours": "unitx.worlds.recorded:tumours",
     "spoken": "unitx.worlds.spoken:SpokenWorld",
 }
 HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?(:[\w.+-]+)?")

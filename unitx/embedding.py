@@ -24,6 +24,7 @@ from unitx.decoding import write
 from unitx.errors import BadItem, UnitxError
 from unitx.media import DECODERS, MEDIA, describe, is_missing_file, modality_of, named_file, suffix_modality
 from unitx.precision import answering
+from unitx.source import ROW
 from unitx.task import Answer, Task
 from unitx.tokens import Prepared, Tokens, collate, pack
 from unitx.writing import begun
@@ -294,8 +295,10 @@ def _task_parts(head: Task, item: Any) -> list[tuple[str, Any]]:
     info = head.info
     if isinstance(item, dict):
         by_column = {column: item.get(column, item.get(modality)) for column, modality in info.reads.items()}
+        if ROW in by_column:
+            by_column |= by_column.pop(ROW) or item
         parts = head.asked(info, by_column)
-        if not parts and not item.keys().isdisjoint([*info.reads, *info.reads.values()]):
+        if not parts and (ROW in info.reads or not item.keys().isdisjoint([*info.reads, *info.reads.values()])):
             raise BadItem(f"an item with nothing in {', '.join(info.reads)}: fill one of them")
         if not parts:
             raise UnitxError(

@@ -6,8 +6,6 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +24,6 @@ from unitx.writing import TEXT
 
 FINETUNE_RATE = 0.3  # of the rate for new models, where all of a trained one moves
 GOES_ON = ("tied", "pooling", "multi_label")  # options of a head that its task keeps when it is trained further
-SPM_TEXTS = 200_000  # texts that a sentencepiece vocabulary is trained on, at most
 
 
 @dataclass
@@ -283,46 +280,27 @@ def _options(recipe: Recipe, task: TaskRecipe) -> dict[str, Any]:
 
 
 def _new_processor(recipe: Recipe, modality: str, feeds: list[Feed]) -> Processor:
-    """The data half of a new tokenizer, with the recipe's options; a text vocabulary is trained where one is wanted."""
+    """The data half of a new tokenizer, with the recipe's options and what it learns of the training data."""
     kind = TOKENIZERS.get(modality).Processor
     given = recipe.tokenizers.get(modality, {})
     options: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}
-    size = options.pop("vocabulary_size", 4_096) if modality == "text" else 0
+    known = [*kind.__dataclass_fields__, *kind.fit_options]
     for name in options:
-        if name not in kind.__dataclass_fields__:
-            has = ", ".join(kind.__dataclass_fields__)
-            raise UnitxError(f"tokenizers.{modality} has no option '{name}'; it has: {has}")
-    if options.get("vocabulary") == "sentencepiece" and not options.get("spm"):
-        from unitx.tokenizers.text import train_sentencepiece
-
-        options["spm"] = train_sentencepiece(islice(_texts(feeds, recipe.seed), SPM_TEXTS), size)
-    if isinstance(options.get("spm"), str):
-        options["spm"] = read_bytes(options["spm"])
+        if name not in known:
+            raise UnitxError(f"tokenizers.{modality} has no option '{name}'; it has: {', '.join(known)}")
     try:
-        return kind(**options)
+        return kind.fit(options, _items(feeds, modality, recipe.seed))
     except (TypeError, ValueError) as error:
         raise UnitxError(f"tokenizers.{modality}: {error}") from error
 
 
-def read_bytes(path: str) -> bytes:
-    """A trained sentencepiece model's file."""
-    try:
-        return Path(path).expanduser().read_bytes()
-    except OSError as error:
-        raise UnitxError(f"tokenizers.text.spm: {path} cannot be read ({error.strerror})") from error
-
-
-def _texts(feeds: list[Feed], seed: int) -> Iterator[str]:
-    """The texts of all training rows, in random order; what cannot be read is left for training to report."""
-    from unitx.tokenizers.text import TextProcessor
-
-    reader = TextProcessor()
+def _items(feeds: list[Feed], modality: str, seed: int) -> Iterator[Any]:
+    """What all training rows give a tokenizer to read, raw, in random order; rows that cannot be read are left out."""
     for number, feed in enumerate(feeds):
-        columns = {column: modality for column, modality in feed.info.reads.items() if modality == TEXT}
-        if TASKS.get(feed.info.kind).writes and feed.info.label:
+        columns = {column: kind for column, kind in feed.info.reads.items() if kind == modality}
+        if TASKS.get(feed.info.kind).writes and feed.info.label and modality == TEXT:
             columns[feed.info.label] = TEXT
-        texts = replace(feed.info, reads=columns)
-        for index in np.random.default_rng([seed, number]).permutation(len(feed.source)).tolist():
-            for _, item in texts.parts(feed.source.row(index, np.random.default_rng(index))):
-                with suppress(BadItem):
-                    yield str(reader.read(item))
+        wanted = replace(feed.info, reads=columns)
+        for index in np.random.default_rng([seed, number]).permutation(len(feed.source)).tolist() if columns else []:
+            with suppress(BadItem):
+                yield from (i for _, i in wanted.parts(feed.source.row(index, np.random.default_rng(index))))

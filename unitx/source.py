@@ -11,6 +11,7 @@ import numpy as np
 
 from unitx.errors import BadItem, UnitxError
 
+ROW = "*"  # the column that stands for all of a row
 SEPARATOR = "|"  # between the labels of one cell, where a row may have several
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from unitx.errors import UnitxError
-from unitx.source import Source, Subset, file_column, labels_in, name_of, origin
+from unitx.source import ROW, Source, Subset, file_column, labels_in, name_of, origin
 
 ENOUGH_FILES = 20  # texts cut from fewer files are held out by rows, from more by whole files
 
@@ -114,7 +114,7 @@ class _Choice:
 def _groups(source: Source) -> tuple[list[list[int]], bool]:
     """Rows that must stay together, and whether these are whole files."""
     inner, n = origin(source), len(source)
-    reads: dict[str, str] = getattr(inner, "reads", {})
+    reads = {column: modality for column, modality in getattr(inner, "reads", {}).items() if column != ROW}
     media = {column: _keys(source, column) for column, modality in reads.items() if modality != "text"}
     texts = {column: _keys(source, column) for column in reads if column not in media}
     column = file_column(source)

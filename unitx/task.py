@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unitx.errors import UnitxError
+from unitx.source import ROW
 from unitx.tokens import Example, Prepared, Targets, Tokens
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from unitx.data import Source
     from unitx.model import Model
     from unitx.tokenizer import Processor
-
 
 @dataclass(frozen=True)
 class TaskInfo:
@@ -50,13 +50,27 @@ class TaskInfo:
         return {label: i for i, label in enumerate(self.labels)}
 
     def parts(self, row: dict[str, Any]) -> list[tuple[str, Any]]:
-        """The (modality, item) pairs of a row, in order; a list in a cell gives several, an empty cell none."""
+        """The (modality, item) pairs of a row, in order; a list in a cell gives several, an empty cell none.
+
+        The column `ROW` is the row itself, without its answer and the columns that are read by themselves.
+        """
+        if ROW in self.reads:
+            rest = {name: cell for name, cell in row.items() if name != self.label and name not in self.reads}
+            row = {**row, ROW: rest or None}
         return [part for column, modality in self.reads.items() for part in cell_parts(row.get(column), modality)]
 
 
 def cell_parts(cell: Any, modality: str) -> list[tuple[str, Any]]:
     """The (modality, item) pairs of one cell: several where it holds a list, none where it is empty."""
-    return [(modality, item) for item in (cell if isinstance(cell, list) else [cell]) if item is not None]
+    several = isinstance(cell, list) and (modality == "text" or not _is_numeric(cell))
+    return [(modality, item) for item in (cell if several else [cell]) if item is not None]
+
+
+def _is_numeric(cell: Any) -> bool:
+    """Whether it is a number, or a list of them or of such lists: one item (a time series), not several."""
+    if isinstance(cell, list):
+        return bool(cell) and all(map(_is_numeric, cell))
+    return isinstance(cell, int | float)
 
 
 class TaskLoss(NamedTuple):

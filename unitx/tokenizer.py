@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any, ClassVar
@@ -24,6 +25,16 @@ class Processor:
     """
 
     max_tokens: int = 256
+    fit_options: ClassVar[tuple[str, ...]] = ()  # what `fit` takes besides the fields
+
+    @classmethod
+    def fit(cls, options: dict[str, Any], items: Iterator[Any]) -> Processor:
+        """One with these options, and with what is to be learned of the training data (a vocabulary, say).
+
+        Args:
+            items: all that it will read in training, raw, in random order; those that cannot be read too.
+        """
+        return cls(**options)
 
     def read(self, item: Any) -> Any:
         """Decode what the user gave: a path, bytes, or an object in memory.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from unitx.errors import UnitxError
-from unitx.source import Source
+from unitx.source import ROW, Source
 
 
 def digits() -> Source:
@@ -26,6 +27,32 @@ def digits() -> Source:
     pixels, labels = mnist_data()
     pictures = list(pixels.reshape(-1, 28, 28).astype(np.uint8))
     return open_source({"image": pictures, "label": [str(label) for label in labels]}, {"image": "image"}, "label")
+
+
+def tumours() -> Source:
+    """569 breast tumours as 30 measurements of their cells' nuclei, and whether they were malignant (Wolberg et al.
+    1993), from scikit-learn: a column a measurement, and "diagnosis"."""
+    from sklearn.datasets import load_breast_cancer
+
+    data = load_breast_cancer()
+    cells = {name: data.data[:, i].tolist() for i, name in enumerate(data.feature_names.tolist())}
+    return _table({**cells, "diagnosis": data.target_names[data.target].tolist()}, {ROW: "table"}, "diagnosis")
+
+
+def strokes() -> Source:
+    """1,797 handwritten digits of 8 × 8 pixels (Alpaydin and Kaynak 1998), from scikit-learn, as series of 8 steps (its
+    rows from the top) of 8 channels: columns "series" and "label"."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    cells = {"series": data.images.tolist(), "label": data.target.astype(str).tolist()}
+    return _table(cells, {"series": "series"}, "label")
+
+
+def _table(cells: dict[str, Any], reads: dict[str, str], label: str) -> Source:
+    from unitx.data import open_source
+
+    return open_source(cells, reads, label)
 
 
 def python_library(part: str = "train") -> Source:
