@@ -11,12 +11,13 @@ from PIL import Image
 
 from unitx.errors import UnitxError
 from unitx.worlds import pictures
-from unitx.worlds.emoji import HELD_OUT_STRENGTH, PATTERN, EmojiWorld
+from unitx.worlds.emoji import HELD_OUT_STRENGTH, EmojiWorld
 from unitx.worlds.speech import PARTS
 
 SIZE = 64  # the side of a picture, in pixels
 SIDES = (14, 30)  # of an emoji in it
 ROWS = {"train": 6_000, "validation": 300, "test": 1_000}
+STRIPED = 0.3  # share of training's grounds with stripes; the other parts' have checks, which training never shows
 OVERLAP = 0.15  # share of the smaller of two emoji that the other may hide
 NUMBERS = ("nothing", "one", "two", "three", "four", "five", "six")
 
@@ -27,7 +28,8 @@ class SceneWorld:
     pixels, "name": the emoji's English name}, …], "count": how many, "caption": their names from left to right,
     "question" and "answer": about one of them}.
 
-    The parts share no rendering, as in `EmojiWorld`, whose concepts and drawings these are. It is made data.
+    The parts share no rendering, as in `EmojiWorld`, whose concepts and drawings these are, and grounds with checks are
+    in validation and test alone. It is made data.
 
     Attributes:
         concepts: as of `EmojiWorld`.
@@ -88,7 +90,8 @@ class SceneWorld:
             concept = int(rng.integers(len(self.world.emoji)))
             placed.append((self.world.drawing(concept, rng, strength), box))
             names.append(self.world.labels[concept])
-        picture, found = pictures.scene(placed, SIZE, rng, strength, PATTERN[self.part])
+        pattern = "checks" if self.part != "train" else "stripes" if rng.random() < STRIPED else None
+        picture, found = pictures.scene(placed, SIZE, rng, strength, pattern)
         objects: list[dict[str, Any]] = [{"box": b, "name": name} for b, name in zip(found, names, strict=True)]
         question, answer = _question(objects, self.world.labels, rng)
         from_left = sorted(objects, key=lambda each: each["box"][0] + each["box"][2] / 2)
