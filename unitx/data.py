@@ -18,6 +18,7 @@ from unitx.coco import read_coco
 from unitx.columns import check_columns, guess_reads
 from unitx.errors import UnitxError
 from unitx.folders import read_folder, read_text_file
+from unitx.gettext import read_po
 from unitx.hub import DatasetSource, load_hub
 from unitx.media import SUFFIXES, suffix_modality
 from unitx.recipe import is_world
@@ -64,8 +65,8 @@ def open_source(data: Any, reads: dict[str, str] | None = None, label: str | Non
     """Whatever the user gave as data: a path, a name, or an object in memory.
 
     Accepted: a folder of class folders or a flat folder, of media or plain text; a CSV, TSV, JSONL or Parquet file
-    whose media columns hold paths relative to it; annotations of pictures in COCO's JSON; a plain text file;
-    `world:NAME`, `world:NAME:PART` or {"world": NAME, option: …}; the name of a data set on the hub ("user/name",
+    whose media columns hold paths relative to it; annotations of pictures in COCO's JSON; gettext's .po; a plain text
+    file; `world:NAME`, `world:NAME:PART` or {"world": NAME, option: …}; the name of a data set on the hub ("user/name",
     "name", with ":split" where it is not train); a pandas DataFrame, a pyarrow Table, a `datasets.Dataset`, a list of
     dictionaries, a dictionary of lists, a `Source`.
 
@@ -125,6 +126,8 @@ def _open_file(path: Path) -> Source:
     suffix = path.suffix.lower()
     if suffix == ".json":
         return read_coco(path)
+    if suffix == ".po":
+        return read_po(path)
     if suffix not in TABLES and suffix not in SUFFIXES["text"]:
         what = suffix_modality(path)
         hint = f"one {what} file is no data set; " if what else ""
