@@ -121,12 +121,14 @@ def test_paths_that_are_not_there(tmp_path, monkeypatch):
     ("name", "content", "says"),
     [
         (
-            "t.json",
-            b"{}",
-            r"t\.json: data are a folder, or a file that ends in one of \.csv \.tsv \.jsonl \.parquet \.c ",
+            "t.xml",
+            b"<a/>",
+            r"t\.xml: data are a folder, or a file that ends in one of \.csv \.tsv \.jsonl \.parquet \.c ",
         ),
         ("a.jpg", b"x", r"one image file is no data set"),
         ("t.csv", b"", r"is empty \(0 bytes\)"),
+        ("t.json", b"{}", r"is not COCO's: it has no list 'images'; give images, annotations and categories, or a table"),
+        ("t.po", b"", r"is empty \(0 bytes\)"),
         ("t.txt", b"", r"is empty \(0 bytes\)"),
     ],
 )

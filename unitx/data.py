@@ -58,6 +58,7 @@ WORLDS = {  # data that pip brings, opened by `world:NAME`
     "tumours": "unitx.worlds.recorded:tumours",
     "spoken": "unitx.worlds.spoken:SpokenWorld",
 }
+OTHERS = {".json": read_coco, ".po": read_po}  # files that hold rows of known columns
 HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?(:[\w.+-]+)?")
 
 
@@ -124,17 +125,15 @@ def _near(path: Path) -> Path | None:
 
 def _open_file(path: Path) -> Source:
     suffix = path.suffix.lower()
-    if suffix == ".json":
-        return read_coco(path)
-    if suffix == ".po":
-        return read_po(path)
-    if suffix not in TABLES and suffix not in SUFFIXES["text"]:
+    if suffix not in TABLES and suffix not in OTHERS and suffix not in SUFFIXES["text"]:
         what = suffix_modality(path)
         hint = f"one {what} file is no data set; " if what else ""
-        kinds = " ".join([*TABLES, *sorted(SUFFIXES["text"])])
+        kinds = " ".join([*TABLES, *sorted(SUFFIXES["text"]), *OTHERS])
         raise UnitxError(f"{path}: {hint}data are a folder, or a file that ends in one of {kinds}")
     if not path.stat().st_size:
         raise UnitxError(f"{path} is empty (0 bytes)")
+    if suffix in OTHERS:
+        return OTHERS[suffix](path)
     return read_table(path) if suffix in TABLES else read_text_file(path)
 
 
