@@ -22,6 +22,7 @@ from sklearn.svm import SVC
 
 import unitx
 from unitx.data import open_source
+from unitx.recipe import load_recipe
 
 WORLDS = {"table-classify": "tumours", "series-classify": "strokes"}
 PLAIN = {
@@ -43,7 +44,7 @@ def main() -> None:
     print(f"| | unitx | {' | '.join(PLAIN)} |\n| --- | --- {'| --- ' * len(PLAIN)}|")
     for recipe, world in WORLDS.items():
         source = open_source(f"world:{world}")
-        label = unitx.load_recipe(recipe).label
+        label = load_recipe(recipe).label
         rows = [source.row(i, np.random.default_rng(0)) for i in range(len(source))]
         answers = [row[label] for row in rows]
         found: dict[str, list[float]] = {}
