@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from unitx.registry import register_task
-from unitx.writing import Writer, chrf_and_bleu, exact_match
+from unitx.writing import Writer, chrf_and_bleu
 
 
 @register_task("caption")
@@ -16,4 +16,4 @@ class Caption(Writer):
     headline = "chrf"
 
     def measure(self, texts: list[str], references: list[str]) -> dict[str, float]:
-        return {**chrf_and_bleu(texts, references), "exact_match": exact_match(texts, references)}
+        return chrf_and_bleu(texts, references) | super().measure(texts, references)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from unitx.registry import register_task
-from unitx.writing import Writer, exact_match
+from unitx.writing import Writer
 
 
 @register_task("transcribe")
@@ -22,4 +22,4 @@ class Transcribe(Writer):
 
         said, written = [text.casefold() for text in references], [text.casefold() for text in texts]
         rates = {"wer": jiwer.wer(said, written), "cer": jiwer.cer(said, written)}
-        return {**rates, "exact_match": exact_match(texts, references)}
+        return rates | super().measure(texts, references)

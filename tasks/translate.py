@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from unitx.errors import BadItem, UnitxError
 from unitx.registry import register_task
 from unitx.source import seen_cells
-from unitx.writing import Writer, chrf_and_bleu, exact_match
+from unitx.writing import Writer, chrf_and_bleu
 
 if TYPE_CHECKING:
     from unitx.data import Source
@@ -66,4 +66,4 @@ class Translate(Writer):
         return info.parts(row)
 
     def measure(self, texts: list[str], references: list[str]) -> dict[str, float]:
-        return {**chrf_and_bleu(texts, references), "exact_match": exact_match(texts, references)}
+        return chrf_and_bleu(texts, references) | super().measure(texts, references)

@@ -208,11 +208,11 @@ def read_asked(
     _check_on_error(on_error)
     sequences = _task_sequences(model, head, items)
     bad: list[str] = []
-    shortened = 0
+    shortened, text = 0, model.processors["text"]
     for _, chunk in _read(model, sequences, show_progress, on_error, bad):
         for found in chunk:
             shortened += len(found) > 1 or any(map(_is_shortened, found))
-            yield begun(found[0].parts, model.processors["text"]) if found else None
+            yield begun(found[0].parts, text) if found else None
     _warn(shortened, bad, len(sequences))
 
 

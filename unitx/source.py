@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -48,6 +48,13 @@ class MadeSource(Source, Protocol):
     def prepare(self) -> MadeSource:
         """Make what all rows are drawn from, before workers are forked; returns itself."""
         ...
+
+
+class MadeFromSettings:
+    """A dataclass of made data: its fields are pickled, and what is made from them is made again where they arrive."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
 
 
 def unseen(source: Source) -> Source:

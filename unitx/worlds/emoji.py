@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import chain, zip_longest
 from types import ModuleType
@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from unitx.errors import UnitxError
+from unitx.source import MadeFromSettings
 from unitx.worlds import pictures, speech
 from unitx.worlds.speech import PARTS, parallel, split_voices
 
@@ -52,7 +53,7 @@ TWIN = re.compile(r"o’clock|-thirty$|medium|small|large (blue|orange)")
 
 
 @dataclass(frozen=True)
-class EmojiWorld:
+class EmojiWorld(MadeFromSettings):
     """A source of rows, each of which shows one view of one concept: a picture, its spoken name, or its written name.
 
     Columns: "image" (PIL, RGB), "text" (str), "audio" (float32 waveform (n,) and its rate, 16,000 Hz), of which one is
@@ -90,10 +91,6 @@ class EmojiWorld:
                 raise UnitxError(f"the emoji have no names in '{language}'; they have in: {', '.join(known)}")
         if not self.spoken:
             raise UnitxError(f"none of the languages {', '.join(self.languages)} can be spoken: add one, such as en")
-
-    def __getstate__(self) -> dict[str, Any]:
-        # What is made from the settings is made again where they arrive.
-        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @property
     def name(self) -> str:

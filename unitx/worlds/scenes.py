@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from unitx.errors import UnitxError
+from unitx.source import MadeFromSettings
 from unitx.worlds import pictures
 from unitx.worlds.emoji import HELD_OUT_STRENGTH, EmojiWorld
 from unitx.worlds.speech import PARTS
@@ -23,7 +24,7 @@ NUMBERS = ("nothing", "one", "two", "three", "four", "five", "six")
 
 
 @dataclass(frozen=True)
-class SceneWorld:
+class SceneWorld(MadeFromSettings):
     """A source of rows {"image": a picture of one to `most` emoji, "objects": [{"box": [left, top, width, height] in
     pixels, "name": the emoji's English name}, …], "count": how many, "caption": their names from left to right,
     "question" and "answer": about one of them}.
@@ -50,10 +51,6 @@ class SceneWorld:
         if not 1 <= self.most < len(NUMBERS):
             raise UnitxError(f"a scene has room for 1 to {len(NUMBERS) - 1} emoji, not {self.most}")
         self.world  # noqa: B018  # which knows what is wrong with the others
-
-    def __getstate__(self) -> dict[str, Any]:
-        # What is made from the settings is made again where they arrive.
-        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @cached_property
     def world(self) -> EmojiWorld:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.resources import files
 from itertools import chain
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unitx.errors import UnitxError
+from unitx.source import MadeFromSettings
 from unitx.worlds import speech
 from unitx.worlds.speech import PARTS, parallel, split_voices
 
@@ -37,7 +38,7 @@ class Take(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SpokenWorld:
+class SpokenWorld(MadeFromSettings):
     """A source of rows {"text": words, "audio": the same said by espeak-ng, (waveform, 16,000 Hz), "words": when each
     of them begins, [(second, word), …]}.
 
@@ -63,10 +64,6 @@ class SpokenWorld:
             raise UnitxError(f"the spoken world has no part '{self.part}'; it has: {', '.join(PARTS)}")
         if len(self.texts) < 1:
             raise UnitxError(f"{self.sentences} has too few sentences of {LENGTHS[0]} to {LENGTHS[1]} characters")
-
-    def __getstate__(self) -> dict[str, Any]:
-        # What is made from the settings is made again where they arrive.
-        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @property
     def columns(self) -> list[str]:
