@@ -117,10 +117,10 @@ def synthesize_words(
         for name, value in (("speed", speed), ("pitch", pitch), ("range", range)):
             espeak.library.espeak_SetParameter(PARAMETERS[name], int(value), 0)
         waveform, marks = espeak.say(text)
-    begin, end = _loud(waveform)
-    if begin == end:
+    waveform, marks = trim(waveform, marks)
+    if not len(waveform):
         raise UnitxError(f"the voice '{voice}' says nothing for {text!r}: give it words of its language")
-    return waveform[begin:end], RATE, [(place, min(max(at - begin, 0), end - begin)) for place, at in marks]
+    return waveform, RATE, marks
 
 
 def restart() -> None:
@@ -212,18 +212,20 @@ def _loader() -> ModuleType:
     return espeakng_loader
 
 
-def _loud(waveform: np.ndarray) -> tuple[int, int]:
-    """Where it begins and ends, without silence."""
+def trim(waveform: np.ndarray, marks: list[tuple[int, int]]) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """A waveform (n,) without silence at its ends, and (character, sample) marks moved with it."""
     loud = np.flatnonzero(np.abs(waveform) > 0.01 * np.abs(waveform).max(initial=0))
-    return (int(loud[0]), int(loud[-1]) + 1) if len(loud) else (0, 0)
+    begin, end = (int(loud[0]), int(loud[-1]) + 1) if len(loud) else (0, 0)
+    return waveform[begin:end], [(place, min(max(at - begin, 0), end - begin)) for place, at in marks]
 
 
-def resample(waveform: np.ndarray) -> np.ndarray:
-    """From 22,050 to 16,000 Hz, exactly up to 8,000 Hz: the upper part of the spectrum is cut off."""
+def resample(waveform: np.ndarray, rate: int = RATE) -> np.ndarray:
+    """From `rate`, above 16,000 Hz, to 16,000 Hz, exactly up to 8,000 Hz: the upper part of the spectrum is cut off."""
     # 441 samples become 320; what is over parts the end from the beginning. Multiples of 8 transform quickly.
-    blocks = (len(waveform) // (441 * 8) + 1) * 8
-    spectrum = np.fft.rfft(waveform, 441 * blocks)[: 160 * blocks + 1]
-    return (np.fft.irfft(spectrum, 320 * blocks)[: len(waveform) * 320 // 441] * (320 / 441)).astype(np.float32)
+    down, up = rate // math.gcd(rate, BANK_RATE), BANK_RATE // math.gcd(rate, BANK_RATE)
+    blocks = (len(waveform) // (down * 8) + 1) * 8
+    spectrum = np.fft.rfft(waveform, down * blocks)[: up * blocks // 2 + 1]
+    return (np.fft.irfft(spectrum, up * blocks)[: len(waveform) * up // down] * (up / down)).astype(np.float32)
 
 
 def compress(waveform: np.ndarray) -> np.ndarray:

