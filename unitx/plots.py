@@ -39,7 +39,7 @@ def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
 
 def draw_sketches(sketches: list[Any], title: str, path: Path) -> None:
     """Pictures side by side, those of one `task.Sketch` under its caption."""
-    columns = max(1, 8 // max(len(sketch.pictures) for sketch in sketches))
+    columns = max(1, 8 // max(sum(map(_breadth, sketch.pictures)) for sketch in sketches))
     rows = -(-len(sketches) // columns)
     figure = new_figure(16, 2.6 * rows + 0.8)
     figure.suptitle(title, fontsize=14)
@@ -51,6 +51,11 @@ def draw_sketches(sketches: list[Any], title: str, path: Path) -> None:
             axes.set_axis_off()
             axes.imshow(picture, aspect=None if picture.ndim == 3 else "auto", cmap="magma")
     figure.savefig(path)
+
+
+def _breadth(picture: np.ndarray) -> int:
+    """How many times as wide as high it is, about; of what can be drawn in any shape one."""
+    return max(1, round(picture.shape[1] / picture.shape[0])) if picture.ndim == 3 else 1
 
 
 def draw_boxes(picture: Any, found: list[Any]) -> Any:
@@ -76,6 +81,33 @@ def draw_boxes(picture: Any, found: list[Any]) -> Any:
         place = left, max(0, top - size - 4)
         pen.rectangle(pen.textbbox(place, text, font=font), fill=colour)
         pen.text(place, text, fill="white", font=font)
+    return image
+
+
+def draw_spans(spectrogram: np.ndarray, seconds: float, strips: list[list[Any]]) -> Any:
+    """A spectrogram, and under it strips of what is when, each label in its colour, as a PIL picture.
+
+    Args:
+        spectrogram: (mels, frames), low tones at the bottom.
+        seconds: its length.
+        strips: from above, spans with `label`, `start` and `end` in seconds.
+    """
+    from matplotlib import colormaps
+    from PIL import Image, ImageDraw, ImageFont
+
+    width, height, strip = 960, 240, 32
+    shade = (spectrogram - spectrogram.min()) / max(np.ptp(spectrogram), 1e-9)
+    sound = Image.fromarray((255 * colormaps["magma"](shade)[..., :3]).astype(np.uint8))
+    image = Image.new("RGB", (width, height + strip * len(strips)), "white")
+    image.paste(sound.resize((width, height)))
+    pen, font = ImageDraw.Draw(image), ImageFont.load_default(16)
+    labels = sorted({span.label for spans in strips for span in spans})
+    for number, spans in enumerate(strips):
+        top = height + strip * number + 2
+        for span in spans:
+            left, right = (width * min(at / seconds, 1) for at in (span.start, span.end))
+            pen.rectangle((left, top, right, top + strip - 4), fill=COLOURS[labels.index(span.label) % len(COLOURS)])
+            pen.text((left + 3, top + 4), span.label, fill="white", font=font)
     return image
 
 
