@@ -17,8 +17,8 @@ from torch import Tensor
 
 from unitx.backbone import Linear
 from unitx.errors import BadItem, UnitxError
-from unitx.media import describe, sound_seconds
-from unitx.plots import draw_spans
+from unitx.media import describe, modality_of, sound_seconds
+from unitx.plots import draw_sound, draw_text
 from unitx.registry import register_task
 from unitx.source import parsed_cells
 from unitx.task import Sketch, Task, TaskInfo, TaskLoss
@@ -92,7 +92,7 @@ class Tag(Task):
         for column, modality in info.reads.items():
             if type(processors[modality]).extents is Processor.extents:
                 raise UnitxError(f"task '{info.name}' tags text and sound and cannot read {column}:{modality}")
-        self.audio: Any = processors.get("audio")
+        self.processors = {modality: processors[modality] for modality in info.reads.values()}
         self.head = Linear(dim, len(info.labels) + 1)  # the last is none of them
         torch.nn.init.zeros_(self.head.weight)
         torch.nn.init.zeros_(self.head.bias)
@@ -149,9 +149,9 @@ class Tag(Task):
         assert extents is not None
         marked, (begins, ends) = prepared.target, extents[extents[:, 0] < extents[:, 1]].T
         first, last = begins.min(initial=sys.maxsize), ends.max(initial=0)
+        labels = labels_of_tokens(marked.spans, extents, len(info.labels))
         cut = [(label, *_trimmed(marked.text, max(a, first), min(b, last))) for label, a, b in marked.spans]
         cut = [(label, begin, end) for label, begin, end in cut if begin < end]
-        labels = labels_of_tokens(cut, extents, len(info.labels))
         return replace(prepared, target=marked._replace(spans=cut, extents=extents, labels=labels))
 
     @classmethod
@@ -183,22 +183,28 @@ class Tag(Task):
         return sorted(surest, key=lambda span: span.start)
 
     def draw(self, item: Any, found: list[Any]) -> Any:
-        """The spectrogram of a sound, and under it its spans."""
-        if self.audio is None:
-            return super().draw(item, found)
-        features = self.audio.features(self.audio.read(item))
-        return draw_spans(features.T[::-1], len(features) * self.audio.hop / self.audio.rate, [found])
+        """A text, or the spectrogram of a sound, and under it its spans."""
+        return self._drawn(modality_of(item) or "", item, [found])
+
+    def _drawn(self, modality: str, item: Any, strips: list[list[Span]]) -> Any:
+        """An item, and under it strips of spans, as a PIL picture."""
+        processor: Any = self.processors.get(modality)
+        if processor is None or modality not in ("text", "audio"):
+            raise UnitxError(f"task '{self.info.name}' cannot draw {describe(item)}: give a text or sound it reads")
+        raw = processor.read(item)
+        if modality == "text":
+            return draw_text(raw, strips)
+        features = processor.features(raw)
+        return draw_sound(features.T[::-1], len(features) * processor.hop / processor.rate, strips)
 
     def sketches(self, model: Model, preparer: Preparer, drawn: list[Drawn]) -> list[Sketch]:
-        """The spectrograms of sounds, and under them what was found and what is there."""
-        sounds = [one for one in drawn if one.example.parts[0][0] == "audio"]
-        answers = model.predict([one.example.parts[0][1] for one in sounds], self.info.name, on_error="skip")
-        pictures = []
-        for one, found in zip(sounds, answers, strict=True):
-            truth = [Span(self.info.labels[label], 1.0, begin, end) for label, begin, end in one.example.target.spans]
-            features = one.features[0][1]
-            seconds = len(features) * self.audio.hop / self.audio.rate
-            pictures.append(draw_spans(features.T[::-1], seconds, [found, truth]))
+        """Texts and the spectrograms of sounds, and under them what was found and what is there."""
+        seen = [one.example for one in drawn if one.example.parts[0][0] in ("text", "audio")]
+        items = [example.parts[0] for example in seen]
+        truths = [[Span(self.info.labels[i], 1.0, a, b) for i, a, b in example.target.spans] for example in seen]
+        answers = model.predict([{modality: item} for modality, item in items], self.info.name)
+        rows: Any = zip(items, answers, truths, strict=True)
+        pictures = [self._drawn(modality, item, [found, truth]) for (modality, item), found, truth in rows]
         return [Sketch([np.asarray(picture) / 255], "found, and below it the truth") for picture in pictures]
 
     def score(self, outputs: Tensor, targets: Any) -> dict[str, float]:
@@ -233,9 +239,8 @@ def labels_of_tokens(spans: Spans, extents: np.ndarray, none: int) -> np.ndarray
     most = covered.argmax(1)
     mine = (covered.max(1) >= HALF * (ends - begins)) & (begins < ends)
     labels[mine] = numbers[most[mine]]
-    for span in set(range(len(spans))) - {*most[mine].tolist()}:
-        if covered[:, span].any():
-            labels[covered[:, span].argmax()] = numbers[span]
+    for span in set(np.flatnonzero(covered.any(0)).tolist()) - {*most[mine].tolist()}:
+        labels[covered[:, span].argmax()] = numbers[span]
     return labels
 
 

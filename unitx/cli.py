@@ -262,11 +262,14 @@ def _predict(arguments: argparse.Namespace) -> None:
         return
     _name_texts(arguments.items)
     from unitx.embedding import predicting_task
+    from unitx.task import Task
 
+    head = model.head(arguments.task or predicting_task(model))
+    if arguments.draw and type(head).draw is Task.draw:
+        head.draw(None, [])  # which says that it cannot
     items = _beside(arguments.items, arguments.cells)
     answers = model.predict(items, arguments.task, top=arguments.top, on_error="skip")
     # Of what could not be read a warning has told; an item may also hold nothing that the task knows.
-    head = model.head(arguments.task or predicting_task(model))
     nothing = "nothing" if head.places else "could not be read"
     for item, found in zip(arguments.items, answers, strict=True):
         print(f"{item}\t" + ("\t".join(map(str, found)) or nothing))

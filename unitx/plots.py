@@ -10,6 +10,8 @@ import numpy as np
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56789c", "#a65628", "#7a3e9d", "#b8860b")  # on any ground
 
+LINES = 12  # of a text that are drawn
+
 
 def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
     """The training losses and the held-out scores over the steps, side by side.
@@ -54,8 +56,8 @@ def draw_sketches(sketches: list[Any], title: str, path: Path) -> None:
 
 
 def _breadth(picture: np.ndarray) -> int:
-    """How many times as wide as high it is, about; of what can be drawn in any shape one."""
-    return max(1, round(picture.shape[1] / picture.shape[0])) if picture.ndim == 3 else 1
+    """How many times as wide as high it is, about, up to four; of what can be drawn in any shape one."""
+    return max(1, min(4, round(picture.shape[1] / picture.shape[0]))) if picture.ndim == 3 else 1
 
 
 def draw_boxes(picture: Any, found: list[Any]) -> Any:
@@ -84,7 +86,7 @@ def draw_boxes(picture: Any, found: list[Any]) -> Any:
     return image
 
 
-def draw_spans(spectrogram: np.ndarray, seconds: float, strips: list[list[Any]]) -> Any:
+def draw_sound(spectrogram: np.ndarray, seconds: float, strips: list[list[Any]]) -> Any:
     """A spectrogram, and under it strips of what is when, each label in its colour, as a PIL picture.
 
     Args:
@@ -95,20 +97,56 @@ def draw_spans(spectrogram: np.ndarray, seconds: float, strips: list[list[Any]])
     from matplotlib import colormaps
     from PIL import Image, ImageDraw, ImageFont
 
-    width, height, strip = 960, 240, 32
+    width, height, strip = 960, 240, 28
     shade = (spectrogram - spectrogram.min()) / max(np.ptp(spectrogram), 1e-9)
     sound = Image.fromarray((255 * colormaps["magma"](shade)[..., :3]).astype(np.uint8))
     image = Image.new("RGB", (width, height + strip * len(strips)), "white")
     image.paste(sound.resize((width, height)))
-    pen, font = ImageDraw.Draw(image), ImageFont.load_default(16)
-    labels = sorted({span.label for spans in strips for span in spans})
+    pen, font, labels = ImageDraw.Draw(image), ImageFont.load_default(16), _labels(strips)
     for number, spans in enumerate(strips):
-        top = height + strip * number + 2
         for span in spans:
-            left, right = (width * min(at / seconds, 1) for at in (span.start, span.end))
-            pen.rectangle((left, top, right, top + strip - 4), fill=COLOURS[labels.index(span.label) % len(COLOURS)])
-            pen.text((left + 3, top + 4), span.label, fill="white", font=font)
+            sides = [width * min(at / seconds, 1) for at in (span.start, span.end)]
+            _draw_span(pen, font, sides, height + strip * number, strip, span.label, labels)
     return image
+
+
+def draw_text(text: str, strips: list[list[Any]]) -> Any:
+    """A text in lines of equal length, under each of them strips of what is where, as a PIL picture.
+
+    Args:
+        strips: from above, spans with `label`, `start` and `end` in characters.
+    """
+    from matplotlib.font_manager import findfont
+    from PIL import Image, ImageDraw, ImageFont
+
+    across, strip, file = 64, 22, findfont("DejaVu Sans Mono")
+    font, small = ImageFont.truetype(file, 20), ImageFont.truetype(file, 13)
+    lines = [text[i : i + across] for i in range(0, len(text), across)][:LINES]
+    high = 34 + strip * len(strips)
+    image = Image.new("RGB", (round(font.getlength("m" * across)) + 8, high * max(len(lines), 1)), "white")
+    pen, labels = ImageDraw.Draw(image), _labels(strips)
+    for place, line in enumerate(lines):
+        plain = "".join(character if character.isprintable() else " " for character in line)
+        pen.text((4, high * place + 4), plain, fill="black", font=font)
+        for number, spans in enumerate(strips):
+            for span in spans:
+                begin, end = (min(max(at - across * place, 0), len(line)) for at in (span.start, span.end))
+                if begin < end:
+                    sides = [4 + font.getlength(plain[:at]) for at in (begin, end)]
+                    _draw_span(pen, small, sides, high * place + 30 + strip * number, strip, span.label, labels)
+    return image
+
+
+def _labels(strips: list[list[Any]]) -> list[str]:
+    return sorted({span.label for spans in strips for span in spans})
+
+
+def _draw_span(pen: Any, font: Any, sides: list[float], top: int, high: int, label: str, labels: list[str]) -> None:
+    """A stretch from left to right in its label's colour, with as much of the name as there is room for."""
+    pen.rectangle((sides[0], top + 2, sides[1] - 1, top + high - 3), fill=COLOURS[labels.index(label) % len(COLOURS)])
+    while label and font.getlength(label) > sides[1] - sides[0] - 6:
+        label = label[:-1]
+    pen.text((sides[0] + 3, top + 3), label, fill="white", font=font)
 
 
 def draw_space(

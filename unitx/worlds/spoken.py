@@ -17,7 +17,7 @@ import numpy as np
 from unitx.errors import UnitxError
 from unitx.source import MadeFromSettings
 from unitx.worlds import speech
-from unitx.worlds.speech import PARTS, parallel, split_voices
+from unitx.worlds.speech import PARTS, parallel
 
 HELD_OUT = {"validation": 200, "test": 1_000}  # sentences, or a tenth where there are few
 LENGTHS = (20, 120)  # characters of a sentence
@@ -130,17 +130,13 @@ class SpokenWorld(MadeFromSettings):
         return self._say(index, np.random.default_rng([0, self.seed, index]))
 
     def _say(self, index: int, rng: np.random.Generator) -> Take:
-        """A sentence in a random English voice, at 16,000 Hz; in training at any speed and pitch."""
-        accents, speakers = speech.voices("en"), split_voices()[self.part]
-        voice = f"{accents[rng.integers(len(accents))]}+{speakers[rng.integers(len(speakers))]}"
-        speed, pitch = (rng.integers(130, 240), rng.integers(20, 80)) if self.part == "train" else (175, 50)
+        """A sentence in a random English voice."""
         text = self.texts[index]
-        speech.restart()
-        said, rate, marks = speech.synthesize_words(text, voice, speed=int(speed), pitch=int(pitch))
+        said, marks = speech.say_words(text, "en", self.part, rng)
         begins: dict[int, int] = {0: 0}
         for place, at in marks:
-            begins.setdefault(len(text[: place + 1].split()) - 1, at * speech.BANK_RATE // rate)
-        return Take(speech.compress(speech.resample(said)), np.array([*begins]), np.array([*begins.values()]))
+            begins.setdefault(len(text[: place + 1].split()) - 1, at)
+        return Take(speech.compress(said), np.array([*begins]), np.array([*begins.values()]))
 
 
 def _part_of(text: str, take: Take, rng: np.random.Generator) -> tuple[str, Take]:
