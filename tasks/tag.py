@@ -75,8 +75,8 @@ class Tag(Task):
     nothing is there. Of a row one column is read. A token has the label of the span that covers at least half of it; a
     span that covers half of none has the token that it covers most of.
 
-    Neighbouring tokens of one label are one answer, so spans of one label that touch, or have nothing but an untold
-    space between them, become one. Reports F1 over tokens (micro, and macro over the labels, without "none"); that is
+    Neighbouring tokens of one label are one answer, so spans of one label that touch are told as one, and may be where
+    only space is between them. Reports F1 over tokens (micro, and macro over the labels, without "none"); that is
     the headline, because it means the same for texts and for sounds, whose exact ends nobody agrees on. Of texts also
     F1 over spans whose label, begin and end are all right (CoNLL-2003, Tjong Kim Sang and De Meulder 2003).
     """
@@ -193,9 +193,10 @@ class Tag(Task):
             raise UnitxError(f"task '{self.info.name}' cannot draw {describe(item)}: give a text or sound it reads")
         raw = processor.read(item)
         if modality == "text":
-            return draw_text(raw, strips)
+            return draw_text(raw, strips, self.info.labels)
         features = processor.features(raw)
-        return draw_sound(features.T[::-1], len(features) * processor.hop / processor.rate, strips)
+        seconds = len(features) * processor.hop / processor.rate
+        return draw_sound(features.T[::-1], seconds, strips, self.info.labels)
 
     def sketches(self, model: Model, preparer: Preparer, drawn: list[Drawn]) -> list[Sketch]:
         """Texts and the spectrograms of sounds, and under them what was found and what is there."""
@@ -240,7 +241,7 @@ def labels_of_tokens(spans: Spans, extents: np.ndarray, none: int) -> np.ndarray
     mine = (covered.max(1) >= HALF * (ends - begins)) & (begins < ends)
     labels[mine] = numbers[most[mine]]
     for span in set(np.flatnonzero(covered.any(0)).tolist()) - {*most[mine].tolist()}:
-        labels[covered[:, span].argmax()] = numbers[span]
+        labels[(extents == extents[covered[:, span].argmax()]).all(1)] = numbers[span]
     return labels
 
 

@@ -17,6 +17,7 @@ from sklearn.metrics import f1_score
 from small_models import picture, small_model, sound
 
 import unitx
+from unitx.augment import Augment
 from unitx.batches import Feed, Notes, Preparer, read_examples
 from unitx.data import open_source
 from unitx.errors import BadItem, UnitxError
@@ -98,6 +99,7 @@ def test_what_stands_at_one_place_speaks_with_one_voice() -> None:
     ((label, score, begin, end),) = spans_of_tokens(p, extents, None)
     assert (label, begin, end) == (0, 0.0, 0.2) and score == pytest.approx((0.6 + 0.45) / 2)
     assert list(spans_of_tokens(p[:1], extents[:1], "")) == []
+    assert labels_of_tokens([(1, 0.02, 0.05)], extents, NONE).tolist() == [NOWHERE, 1, 1, NONE, NONE]
 
 
 def test_a_row_gives_its_spans_in_order_and_without_space() -> None:
@@ -178,6 +180,17 @@ def test_labels_follow_the_part_that_was_cut() -> None:
             if modality == "text":
                 assert [(label, a, b) for label, _, a, b in found] == marked.spans
     assert len(seen) > 10
+
+
+def test_variation_of_a_sound_moves_nothing() -> None:
+    preparer, row = Preparer(small_model(INFO).processors), {"audio": sound(0, 0.5), "spans": [[0.1, 0.3, "who"]]}
+    feed = Feed(INFO, open_source([row], INFO.reads))
+    plain, *varied = (
+        next(read_examples(preparer, feed, [(0, np.random.default_rng(seed))], 1.0, Notes(), augment)).features[0][1]
+        for seed, augment in enumerate([None, *[Augment("strong")] * 8])
+    )
+    assert all(each.shape == plain.shape and (each == plain).mean() > 0.2 for each in varied)
+    assert any((each != plain).any() for each in varied)
 
 
 @torch.no_grad()

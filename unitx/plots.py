@@ -86,13 +86,14 @@ def draw_boxes(picture: Any, found: list[Any]) -> Any:
     return image
 
 
-def draw_sound(spectrogram: np.ndarray, seconds: float, strips: list[list[Any]]) -> Any:
+def draw_sound(spectrogram: np.ndarray, seconds: float, strips: list[list[Any]], labels: list[str]) -> Any:
     """A spectrogram, and under it strips of what is when, each label in its colour, as a PIL picture.
 
     Args:
         spectrogram: (mels, frames), low tones at the bottom.
         seconds: its length.
         strips: from above, spans with `label`, `start` and `end` in seconds.
+        labels: all that there are, for their colours.
     """
     from matplotlib import colormaps
     from PIL import Image, ImageDraw, ImageFont
@@ -102,19 +103,20 @@ def draw_sound(spectrogram: np.ndarray, seconds: float, strips: list[list[Any]])
     sound = Image.fromarray((255 * colormaps["magma"](shade)[..., :3]).astype(np.uint8))
     image = Image.new("RGB", (width, height + strip * len(strips)), "white")
     image.paste(sound.resize((width, height)))
-    pen, font, labels = ImageDraw.Draw(image), ImageFont.load_default(16), _labels(strips)
+    pen, font = ImageDraw.Draw(image), ImageFont.load_default(16)
     for number, spans in enumerate(strips):
         for span in spans:
             sides = [width * min(at / seconds, 1) for at in (span.start, span.end)]
-            _draw_span(pen, font, sides, height + strip * number, strip, span.label, labels)
+            _draw_span(pen, font, sides, height + strip * number, strip, span.label, labels.index(span.label))
     return image
 
 
-def draw_text(text: str, strips: list[list[Any]]) -> Any:
+def draw_text(text: str, strips: list[list[Any]], labels: list[str]) -> Any:
     """A text in lines of equal length, under each of them strips of what is where, as a PIL picture.
 
     Args:
         strips: from above, spans with `label`, `start` and `end` in characters.
+        labels: all that there are, for their colours.
     """
     from matplotlib.font_manager import findfont
     from PIL import Image, ImageDraw, ImageFont
@@ -124,7 +126,7 @@ def draw_text(text: str, strips: list[list[Any]]) -> Any:
     lines = [text[i : i + across] for i in range(0, len(text), across)][:LINES]
     high = 34 + strip * len(strips)
     image = Image.new("RGB", (round(font.getlength("m" * across)) + 8, high * max(len(lines), 1)), "white")
-    pen, labels = ImageDraw.Draw(image), _labels(strips)
+    pen = ImageDraw.Draw(image)
     for place, line in enumerate(lines):
         plain = "".join(character if character.isprintable() else " " for character in line)
         pen.text((4, high * place + 4), plain, fill="black", font=font)
@@ -133,17 +135,15 @@ def draw_text(text: str, strips: list[list[Any]]) -> Any:
                 begin, end = (min(max(at - across * place, 0), len(line)) for at in (span.start, span.end))
                 if begin < end:
                     sides = [4 + font.getlength(plain[:at]) for at in (begin, end)]
-                    _draw_span(pen, small, sides, high * place + 30 + strip * number, strip, span.label, labels)
+                    top = high * place + 30 + strip * number
+                    _draw_span(pen, small, sides, top, strip, span.label, labels.index(span.label))
     return image
 
 
-def _labels(strips: list[list[Any]]) -> list[str]:
-    return sorted({span.label for spans in strips for span in spans})
-
-
-def _draw_span(pen: Any, font: Any, sides: list[float], top: int, high: int, label: str, labels: list[str]) -> None:
+def _draw_span(pen: Any, font: Any, sides: list[float], top: int, high: int, label: str, number: int) -> None:
     """A stretch from left to right in its label's colour, with as much of the name as there is room for."""
-    pen.rectangle((sides[0], top + 2, sides[1] - 1, top + high - 3), fill=COLOURS[labels.index(label) % len(COLOURS)])
+    right = max(sides[1] - 1, sides[0])
+    pen.rectangle((sides[0], top + 2, right, top + high - 3), fill=COLOURS[number % len(COLOURS)])
     while label and font.getlength(label) > sides[1] - sides[0] - 6:
         label = label[:-1]
     pen.text((sides[0] + 3, top + 3), label, fill="white", font=font)

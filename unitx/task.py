@@ -120,7 +120,7 @@ class Task(nn.Module):
         tags: `outputs` have a row for each token, and `spans` makes answers of those of an item.
         answer: what the label's column holds: "class" (or several), "text", "number", "objects" or "spans".
         gives: what an answer is.
-        places: answers lie somewhere in an item, whose training then leaves everything where it is.
+        places: answers lie somewhere in an item, and training leaves all where it is (no crop, mirror, speed).
         top: answers that are given to an item where nobody says how many.
         embedding_dim: the backbone's width, where a task that embeds does not set another.
     """
