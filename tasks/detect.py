@@ -50,6 +50,9 @@ class Found(NamedTuple):
     score: float
     box: tuple[float, float, float, float]
 
+    def __str__(self) -> str:
+        return f"{self.label} {self.score:.3f} [{' '.join(f'{100 * side:.0f}' for side in self.box)}]"
+
 
 class Patches(NamedTuple):
     """The patches of the pictures: places (m,) in the packed batch, of each the number of its picture, its middle
@@ -91,6 +94,7 @@ class Detect(Task):
 
     headline = "map"
     answer = "objects"
+    gives = Found
     places = True
     top = MOST
 
@@ -210,6 +214,9 @@ class Detect(Task):
             ]
             for of_one in outputs
         ]
+
+    def draw(self, item: Any, found: list[Any]) -> Any:
+        return draw_boxes(item, found)
 
     def sketches(self, model: Model, preparer: Preparer, drawn: list[Drawn]) -> list[Sketch]:
         """The pictures with the boxes that were found."""

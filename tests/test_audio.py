@@ -18,6 +18,7 @@ from small_models import shake
 
 from unitx import spectrogram
 from unitx.errors import BadItem, UnitxError
+from unitx.positions import LearnedPositions
 from unitx.tokenizers import audio
 from unitx.tokenizers.audio import AudioProcessor, AudioTokenizer
 from unitx.tokens import Tokens
@@ -365,6 +366,43 @@ def test_a_step_of_positions_takes_so_many_seconds(processor):
     steps = pieces.positions[:, 0].max()
     covered = (512 * 160 / 16_000) if processor.spectrogram else 4.0
     assert steps * processor.seconds == pytest.approx(covered, abs=2.1 * processor.seconds)
+
+
+LEARNED = LearnedPositions((24, 20), class_tokens=2)
+
+
+@pytest.mark.parametrize("processor", [
+    AudioProcessor(20), AudioProcessor(60, patch_frames=4, patch_mels=16), AudioProcessor(20, rate=8_000, hop=100),
+    AudioProcessor(500, mels=128, patch_frames=16, patch_mels=16, spectrogram=spectrogram.Fbank(256, strides=(10, 12))),
+    AudioProcessor(500, mels=128, patch_frames=16, patch_mels=16, spectrogram=spectrogram.Fbank(256, strides=(10, 12)),
+                   positions=LEARNED),
+    AudioProcessor(64, mels=80, patch_frames=2, spectrogram=spectrogram.LogMel(128)),
+])  # fmt: skip
+@pytest.mark.parametrize("second", [0.03, 1.234, 3.9])
+def test_tokens_stand_where_what_they_hold_is_heard(processor, second):
+    wave = np.zeros(4 * 16_000 + 500, dtype=np.float32)
+    wave[round(second * 16_000)] = 1.0
+    features = processor.features(processor.read((wave, 16_000)))
+    windows = processor.windows(features)
+    parts = [processor.cut(features, np.random.default_rng(seed)) for seed in range(5)]
+    assert len(windows) > 1
+    patch = processor.patch_frames * processor.hop / processor.rate
+    loudest, heard_in = -np.inf, None
+    for pieces, found in zip([*windows, *parts], processor.extents(None, [*windows, *parts]), strict=True):
+        assert found.shape == (len(pieces), 2) and found.min() >= 0 and found.max() <= len(wave) / 16_000 + 0.02
+        classes = len(pieces) - len(pieces.values)
+        assert not found[:classes].any()
+        first, last = (frame * processor.hop / processor.rate for frame in pieces.part)
+        loud = pieces.values.max(1)
+        if first + 0.02 < second < last - 0.02:
+            begin, end = found[classes + int(loud.argmax())]
+            assert begin - 0.03 <= second <= end + 0.03 + (patch if processor.spectrogram else 0)
+        if loud.max() > loudest:
+            loudest, heard_in = loud.max(), (first, last)
+    assert heard_in[0] - 0.03 <= second <= heard_in[1] + 0.03
+    together = np.concatenate(processor.extents(None, windows))
+    together = np.unique(together[together[:, 0] < together[:, 1]], axis=0)
+    np.testing.assert_allclose(together[1:, 0], together[:-1, 1], atol=patch if processor.spectrogram else 1e-9)
 
 
 def test_blocks_of_its_own_know_the_order():

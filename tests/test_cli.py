@@ -12,7 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from small_models import CLASSES, PAIRS, STORIES, picture, small_model
+import soundfile
+from small_models import CLASSES, PAIRS, STORIES, picture, small_model, sound
 
 from unitx import cli, training
 from unitx.recipe import CHOICES, Recipe, shipped
@@ -363,6 +364,32 @@ def test_boxes_are_printed_drawn_and_written(tmp_path: Path, capsys: pytest.Capt
     rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
     assert [row["label"] for row in rows] == [answers[0].label for answers in found]
     assert rows[0]["box"] == " ".join(f"{side:.4f}" for side in found[0][0].box)
+
+
+def test_spans_are_printed_drawn_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    info = TaskInfo("tag", "tag", {"text": "text", "audio": "audio"}, "spans", ["cat", "dog"])
+    model = small_model(info)
+    folder, wave = str(model.save_pretrained(tmp_path / "model")), str(tmp_path / "a.wav")
+    soundfile.write(wave, sound(0, 0.5)[0], 16_000)
+    text, nothing, out = "a cat and a dog", " ", tmp_path / "drawn"
+    assert cli.main(["predict", folder, text, wave, nothing, "--task", "tag", "--draw", str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    found = small_model(info).predict([text, wave, nothing])
+    said = [f"{s.label} {s.score:.3f} [{s.start}–{s.end} {text[s.start : s.end]!r}]" for s in found[0]]
+    heard = [f"{s.label} {s.score:.3f} [{s.start:.2f}–{s.end:.2f} s]" for s in found[1]]
+    assert lines == ["\t".join([text, *said]), "\t".join([wave, *heard]), " \tnothing"] and said and heard
+    assert [path.name for path in out.iterdir()] == ["a.png"]
+    table = write_table(tmp_path / "table.jsonl", [{"text": text, "audio": None}, {"text": None, "audio": "a.wav"}])
+    assert cli.main(["predict", folder, "--data", table]) == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    for row, (first, *_) in zip(rows, found[:2], strict=True):
+        cells = [f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in first[:4]]
+        assert [row[name] for name in ("label", "score", "start", "end")] == cells
+    plain = TaskInfo("kind", "classify", {"image": "image"}, "kind", ["a", "b"])
+    picture(0).save(tmp_path / "0.png")
+    classifier = str(small_model(plain).save_pretrained(tmp_path / "classifier"))
+    says = error_of(capsys, "predict", classifier, str(tmp_path / "0.png"), "--draw", str(out))
+    assert "what task 'kind' (classify) says cannot be drawn" in says
 
 
 def test_cells_stand_beside_each_item(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,8 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+import soundfile
 import torch
 from PIL import Image
 
@@ -19,6 +21,7 @@ from unitx.media import (
     modality_of,
     named_file,
     open_binary,
+    sound_seconds,
     suffix_modality,
 )
 from unitx.tokenizers.image import ImageProcessor
@@ -156,3 +159,24 @@ def test_a_tilde_is_the_home_of_whoever_asks(tmp_path: Path, monkeypatch: pytest
     assert modality_of("~/cat.png") == "image" and named_file("~/cat.png") == tmp_path / "cat.png"
     assert is_missing_file("~/dog.png") and not is_missing_file("~/cat.png")
     assert named_file("~/dog.png") == "~/dog.png"
+
+
+def test_the_length_of_a_sound_is_read_off_its_header(tmp_path: Path) -> None:
+    wave = np.zeros(12_000, dtype=np.float32)
+    for suffix, kind in (("wav", "WAV"), ("flac", "FLAC"), ("ogg", "OGG")):
+        soundfile.write(tmp_path / f"a.{suffix}", wave, 8_000, format=kind)
+        assert sound_seconds(tmp_path / f"a.{suffix}") == pytest.approx(1.5)
+    assert sound_seconds((tmp_path / "a.wav").read_bytes()) == pytest.approx(1.5)
+    assert sound_seconds((wave, 8_000)) == sound_seconds((np.stack([wave, wave]), 8_000)) == 1.5
+    with av.open(str(tmp_path / "a.m4a"), "w") as container:
+        stream = container.add_stream("aac", rate=8_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(wave[None], format="fltp", layout="mono")
+        frame.sample_rate = 8_000
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            container.mux(packet)
+    assert sound_seconds(tmp_path / "a.m4a") == pytest.approx(1.5, abs=0.3)
+    (tmp_path / "b.wav").write_bytes(b"no sound at all")
+    with pytest.raises(BadItem, match=r"b\.wav is not a sound file"):
+        sound_seconds(tmp_path / "b.wav")
+    with pytest.raises(BadItem, match="there is no such file"):
+        sound_seconds(tmp_path / "c.wav")

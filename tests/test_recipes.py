@@ -65,6 +65,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
         "table-classify": {},
         "series-classify": {},
         "detect": {"data": {"world": "scenes", "concepts": 4}},
+        "tag": {"data": {"world": "mentions", "concepts": 20}},
         "regress": {"data": {"world": "scenes", "concepts": 4}},
         "digits": {},
         "python-source": {"tokenizers.text.vocabulary_size": 300},

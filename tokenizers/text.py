@@ -215,15 +215,36 @@ class TextProcessor(Processor):
 
     def cut(self, features: np.ndarray, rng: np.random.Generator | None = None) -> Pieces:
         begin, inner, end = self._parted(features)
-        part = inner[crop(len(inner), self.max_tokens - len(begin) - len(end), rng)]
-        return _pieces(begin, part, end, shortened=len(part) < len(inner))
+        kept = crop(len(inner), self.max_tokens - len(begin) - len(end), rng)
+        part = inner[kept]
+        return _pieces(begin, part, end, kept.start, shortened=len(part) < len(inner))
 
     def windows(self, features: np.ndarray) -> list[Pieces]:
         if self.truncate:
             return [self.cut(features)]
         begin, inner, end = self._parted(features)
         room = self.max_tokens - len(begin) - len(end)
-        return [_pieces(begin, inner[i : i + room], end) for i in range(0, max(len(inner), 1), room)]
+        return [_pieces(begin, inner[i : i + room], end, i) for i in range(0, max(len(inner), 1), room)]
+
+    def extents(self, item: Any, windows: list[Pieces]) -> list[np.ndarray]:
+        """In characters, without the space around a token that stands for more than space; of ready ids their places.
+
+        Raises:
+            UnitxError: the vocabulary rewrites or fills up texts.
+        """
+        raw = self.read(item)
+        features = self.features(raw)
+        found = np.stack([np.arange(len(features)), np.arange(1, len(features) + 1)], axis=1)
+        if isinstance(raw, str):
+            if self.padding is not None or self.vocabulary == "siglip":
+                raise UnitxError("the model rewrites or fills up texts: nobody knows where its tokens stand in them")
+            found = self.vocab.extents(raw)
+            if not self._published:
+                found = np.pad(found, ((1, 1), (0, 0)))
+            for i in np.flatnonzero(found[:, 1] - found[:, 0] > 1):
+                found[i] = _without_space(raw, *found[i])
+        begin, inner, end = np.split(found, np.cumsum([len(part) for part in self._parted(features)])[:-1])
+        return [np.concatenate([begin, inner[slice(*window.part)], end]) for window in windows]
 
     def _parted(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Begin, text and end of ids; a published model has seen no part of a text without its begin and end."""
@@ -251,9 +272,18 @@ def _read_bytes(path: str) -> bytes:
         raise UnitxError(f"tokenizers.text.spm: {path} cannot be read ({error.strerror})") from error
 
 
-def _pieces(begin: np.ndarray, inner: np.ndarray, end: np.ndarray, shortened: bool = False) -> Pieces:
+def _pieces(begin: np.ndarray, inner: np.ndarray, end: np.ndarray, first: int, shortened: bool = False) -> Pieces:
     values = np.concatenate([begin, inner, end])
-    return Pieces(values, line_positions(len(values)), shortened)
+    return Pieces(values, line_positions(len(values)), shortened, part=(first, first + len(inner)))
+
+
+def _without_space(text: str, begin: int, end: int) -> tuple[int, int]:
+    """A part of a text without the space at both its ends; what is all space stays as it is."""
+    piece = text[begin:end]
+    if not (inner := piece.strip()):
+        return begin, end
+    begin += len(piece) - len(piece.lstrip())
+    return begin, begin + len(inner)
 
 
 def _check_unicode(text: str) -> None:

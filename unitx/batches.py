@@ -120,7 +120,11 @@ class Preparer:
 
     def cut_drawn(self, one: Drawn, rng: np.random.Generator | None) -> Prepared:
         """`cut`, without what the task hides."""
-        return TASKS.get(one.info.kind).hide(one.info, self.cut(one.example, one.features, rng), one.rng)
+        task, prepared = TASKS.get(one.info.kind), self.cut(one.example, one.features, rng)
+        if task.tags:
+            ((modality, item),), ((_, pieces),) = one.example.parts, prepared.parts
+            (prepared.extents,) = self.processors[modality].extents(item, [pieces])
+        return task.hide(one.info, prepared, one.rng)
 
     def batch(self, prepared: Sequence[tuple[TaskInfo, Prepared]], notes: Notes | None = None) -> Batch:
         """One ragged batch of the sequences of any tasks."""
@@ -159,7 +163,7 @@ def read_examples(
     Args:
         rows: pairs of a row's number and the generator that all its variation is drawn with.
     """
-    augment = None if TASKS.get(feed.info.kind).places else augment
+    moves = not TASKS.get(feed.info.kind).places
     for first in range(0, len(rows), AT_ONCE):
         examples = list(_examples(feed, rows[first : first + AT_ONCE], strength, notes))
         drawn: list[Drawn] = []
@@ -168,7 +172,7 @@ def read_examples(
             if isinstance(parts, BadItem):
                 notes.skipped.append(str(parts))
                 continue
-            if augment:
+            if augment and moves:
                 parts = [(modality, augment.raw(modality, raw, rng, strength)) for modality, raw in parts]
             drawn.append(Drawn(index, rng, feed.info, example, parts))
         for one, values in zip(drawn, preparer.features([one.features for one in drawn]), strict=True):

@@ -246,8 +246,9 @@ def _add_predict(verbs: Any) -> None:
     parser.add_argument("items", nargs="*", help="files, or texts")
     parser.add_argument("--data", help="in their place a folder, or a table with the task's columns; writes CSV")
     parser.add_argument("--task", help="which of the model's tasks")
-    parser.add_argument("--top", type=int, help="answers to each item; by default one, of detect all")
-    parser.add_argument("--draw", metavar="FILE", help="the picture with its boxes (detect); of several items a folder")
+    parser.add_argument("--top", type=int, help="answers to each item; by default one, of detect and tag all")
+    about = "a picture of what was found (detect, tag); of several items a folder"
+    parser.add_argument("--draw", metavar="FILE", help=about)
     about = "a cell that stands beside each item, such as question='what is it?'; may be repeated"
     parser.add_argument("--with", dest="cells", action="append", default=[], metavar="COLUMN=TEXT", help=about)
 
@@ -261,33 +262,29 @@ def _predict(arguments: argparse.Namespace) -> None:
         return
     _name_texts(arguments.items)
     from unitx.embedding import predicting_task
+    from unitx.task import Task
 
+    head = model.head(arguments.task or predicting_task(model))
+    if arguments.draw and type(head).draw is Task.draw:
+        head.draw(None, [])  # which says that it cannot
     items = _beside(arguments.items, arguments.cells)
     answers = model.predict(items, arguments.task, top=arguments.top, on_error="skip")
-    # Of what could not be read a warning has told; a picture may also hold nothing that the task knows.
-    nothing = "nothing" if model.head(arguments.task or predicting_task(model)).places else "could not be read"
+    # Of what could not be read a warning has told; an item may also hold nothing that the task knows.
+    nothing = "nothing" if head.places else "could not be read"
     for item, found in zip(arguments.items, answers, strict=True):
-        print(f"{item}\t" + ("\t".join(map(_said, found)) or nothing))
+        print(f"{item}\t" + ("\t".join(map(str, found)) or nothing))
     if arguments.draw:
-        _draw(arguments.items, answers, Path(arguments.draw).expanduser())
+        _draw(head, arguments.items, answers, Path(arguments.draw).expanduser())
 
 
-def _said(answer: Any) -> str:
-    """An answer, its score, and of what was found in a picture the box, in hundredths of the sides."""
-    box = " ".join(f"{100 * side:.0f}" for side in getattr(answer, "box", ()))
-    return f"{answer.label} {answer.score:.3f}" + (f" [{box}]" if box else "")
-
-
-def _draw(items: list[str], answers: list[Any], out: Path) -> None:
-    from unitx.plots import draw_boxes
-
+def _draw(head: Any, items: list[str], answers: list[Any], out: Path) -> None:
     several = len(items) > 1
     if several:
         out.mkdir(parents=True, exist_ok=True)
     for item, found in zip(items, answers, strict=True):
         if Path(item).expanduser().is_file():
             file = out / f"{Path(item).stem}.png" if several else out
-            draw_boxes(Path(item).expanduser(), found).save(file)
+            head.draw(Path(item).expanduser(), found).save(file)
             print(f"unitx: drawn in {file}", file=sys.stderr)
 
 
@@ -324,19 +321,20 @@ def _predict_rows(model: Any, arguments: argparse.Namespace) -> None:
     answers = model.predict(rows, task, top=arguments.top, on_error="skip")
     lines = csv.writer(sys.stdout, lineterminator="\n")
     most = max(arguments.top or 1, *map(len, answers)) if answers else 1
-    boxes = model.head(task).places
-    names = ("label", "score", "box") if boxes else ("label", "score")
+    names = model.head(task).gives._fields
     places = ["", *(f" {place}" for place in range(2, most + 1))]
     lines.writerow(["row", *shown, *(name + place for place in places for name in names)])
     for number, found in enumerate(answers):
-        cells = [cell for answer in found for cell in _cells(answer)]
+        cells = [_cell(value) for answer in found for value in answer]
         written = [_written(column[number]) for column in shown.values()]
         lines.writerow([number + 1, *written, *cells, *[""] * (len(names) * most - len(cells))])
 
 
-def _cells(answer: Any) -> list[str]:
-    box = [" ".join(f"{side:.4f}" for side in answer.box)] if hasattr(answer, "box") else []
-    return [answer.label, f"{answer.score:.3f}", *box]
+def _cell(value: Any) -> str:
+    """A part of an answer for CSV: a score with three digits, the sides of a box with four."""
+    if isinstance(value, tuple):
+        return " ".join(f"{side:.4f}" for side in value)
+    return f"{value:.3f}" if isinstance(value, float) else "" if value is None else str(value)
 
 
 def _name_texts(items: Sequence[str]) -> None:

@@ -52,6 +52,7 @@ __all__ = [
 WORLDS = {  # data that pip brings, opened by `world:NAME`
     "emoji": "unitx.worlds.emoji:EmojiWorld",
     "digits": "unitx.worlds.recorded:digits",
+    "mentions": "unitx.worlds.mentions:MentionWorld",
     "python": "unitx.worlds.recorded:python_library",
     "scenes": "unitx.worlds.scenes:SceneWorld",
     "strokes": "unitx.worlds.recorded:strokes",

@@ -10,10 +10,11 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -121,7 +122,7 @@ def predict(
     show_progress: bool | None = None,
     on_error: str = "raise",
 ) -> list[list[Answer]]:
-    """For each item the `top` best answers of a task, best first; by default one, of `detect` all.
+    """For each item the `top` best answers of a task, best first; by default one, of `detect` and `tag` all.
 
     Args:
         items: as for `embed`; a task that reads several columns as one sequence takes dictionaries of column → item.
@@ -140,6 +141,8 @@ def predict(
     if head.writes:
         return _write(model, head, as_list(items), top, batch_tokens, show_progress, on_error)
     sequences = _task_sequences(model, head, items)
+    if head.tags:
+        return _tag(model, head, sequences, top, batch_tokens, show_progress, on_error)
     outputs = _run(model, sequences, partial(_of_all, head), batch_tokens, show_progress, on_error)
     if outputs is None:
         return [[] for _ in sequences]
@@ -163,6 +166,8 @@ def predict_proba(
     With `on_error="skip"` what cannot be read gives a row of NaN.
     """
     head = _predicting_head(model, task)
+    if type(head).probabilities is Task.probabilities:
+        head.probabilities(torch.zeros(0))  # which says that there are none
     sequences = _task_sequences(model, head, items)
     outputs = _run(model, sequences, partial(_of_all, head), batch_tokens, show_progress, on_error)
     if outputs is None:
@@ -183,7 +188,7 @@ def _predicting_head(model: Model, task: str | None) -> Task:
     """The head that is meant; one that does not predict says so before any work."""
     head = model.head(task or predicting_task(model))
     silent = not head.info.labels or type(head).probabilities is Task.probabilities
-    if silent and type(head).answers is Task.answers and not head.writes:
+    if silent and type(head).answers is Task.answers and not (head.writes or head.tags):
         Task.probabilities(head, torch.zeros(0))
     return head
 
@@ -226,6 +231,39 @@ def _write(
     for i, found in zip(places, write(model, head, readable, max(top, BEAMS), batch_tokens), strict=True):
         answers[i] = found[:top]
     return answers
+
+
+def _tag(
+    model: Model,
+    head: Task,
+    sequences: Sequences,
+    top: int,
+    batch_tokens: int,
+    show_progress: bool | None,
+    on_error: str,
+) -> list[list[Any]]:
+    """What a task that tags says of the whole of each item, over all its windows."""
+    found: list[dict[int, tuple[Tensor, np.ndarray]]] = [{} for _ in sequences]
+    for tokens, owners, windows in _batches(model, sequences, batch_tokens, show_progress, on_error, extents=True):
+        outputs = tokens.with_vectors(_of_all(head, tokens)).to_list()
+        for item, (place, window), of_window in zip(owners, windows, outputs, strict=True):
+            assert window.extents is not None
+            found[item][place] = of_window.float().cpu(), window.extents
+    answers: list[list[Any]] = []
+    for parts, of_item in zip(sequences, found, strict=True):
+        answers.append([])
+        if of_item:
+            outputs, extents = zip(*(of_item[place] for place in sorted(of_item)), strict=True)
+            text = _text_of(model, cast(list[tuple[str, Any]], parts))
+            answers[-1] = head.spans(torch.cat(outputs), np.concatenate(extents), text, top)
+    return answers
+
+
+def _text_of(model: Model, parts: list[tuple[str, Any]]) -> str | None:
+    """The text that an item is; None where it is something else, or ready ids."""
+    ((modality, item),) = parts
+    read = model.processors[modality].read_alone(item) if modality == "text" else None
+    return read if isinstance(read, str) else None
 
 
 def _of_all(head: Task, tokens: Tokens) -> Tensor:
@@ -305,11 +343,13 @@ def _task_parts(head: Task, item: Any) -> list[tuple[str, Any]]:
                 f"task '{info.name}' reads {', '.join(info.reads)}; the item has {', '.join(map(str, item))}"
             )
         return parts
-    modalities = set(info.reads.values())
+    modalities, item = set(info.reads.values()), named_file(item)
+    if head.tags and (given := modality_of(item)) in modalities:  # one of its columns is read
+        modalities = {cast(str, given)}
     if len(modalities) > 1 or (head.writes and len(info.reads) > 1):
         wants = ", ".join(f"'{column}': …" for column in info.reads)
         raise UnitxError(f"task '{info.name}' reads several columns: give each item as {{{wants}}}")
-    modality, item = modalities.pop(), named_file(item)
+    modality = modalities.pop()
     if is_missing_file(item):
         raise BadItem(f"there is no file {item}; if it is a text, give it as {{'text': …}}")
     if modality == "text" and isinstance(item, Path) and suffix_modality(item) in MEDIA:
@@ -346,13 +386,14 @@ def _batches(
     batch_tokens: int,
     show_progress: bool | None,
     on_error: str,
+    extents: bool = False,
 ) -> Iterator[tuple[Tokens, list[int], list[tuple[int, Prepared]]]]:
     """Backbone outputs, and of each sequence in the order it was given to collate its item, its place and itself."""
     _check_on_error(on_error)
     bad: list[str] = []
     shortened: list[int] = []
     with answering(model):
-        for first, chunk in _read(model, sequences, show_progress, on_error, bad):
+        for first, chunk in _read(model, sequences, show_progress, on_error, bad, extents):
             shortened += [first + i for i, found in enumerate(chunk) if any(_is_shortened(p) for p in found)]
             windows = [(first + i, window) for i, found in enumerate(chunk) for window in found]
             for places in pack([len(window) for _, window in windows], batch_tokens):
@@ -380,9 +421,18 @@ def _is_shortened(sequence: Prepared) -> bool:
 
 
 def _read(
-    model: Model, sequences: Sequences, show_progress: bool | None, on_error: str, bad: list[str]
+    model: Model,
+    sequences: Sequences,
+    show_progress: bool | None,
+    on_error: str,
+    bad: list[str],
+    extents: bool = False,
 ) -> Iterator[tuple[int, list[list[Prepared]]]]:
-    """Chunks of items as their windows, with the number of the first; read in threads, one chunk ahead."""
+    """Chunks of items as their windows, with the number of the first; read in threads, one chunk ahead.
+
+    Args:
+        extents: whether to say where their tokens stand, as a task needs that tags.
+    """
     from tqdm import tqdm
 
     processors = model.processors
@@ -399,7 +449,12 @@ def _read(
             whole = [[(modality, pieces)] for pieces in processors[modality].windows(values)]
         else:
             whole = [[(m, processors[m].cut(values)) for m, values in features]]
-        return [Prepared(window, prefix_parts=model.prefix_parts) for window in whole]
+        found = [Prepared(window, prefix_parts=model.prefix_parts) for window in whole]
+        if extents:
+            ((modality, item),) = parts
+            of_windows = processors[modality].extents(item, [window[0][1] for window in whole])
+            found = [replace(each, extents=places) for each, places in zip(found, of_windows, strict=True)]
+        return found
 
     hidden = not (len(sequences) > CHUNK and sys.stderr.isatty()) if show_progress is None else not show_progress
     with ThreadPoolExecutor(DECODERS) as threads, tqdm(total=len(sequences), disable=hidden, unit="item") as bar:

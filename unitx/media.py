@@ -74,6 +74,29 @@ def picture_size(item: Any) -> tuple[int, int]:
             raise BadItem(f"{what}; convert it to PNG or JPEG") from error
 
 
+def sound_seconds(item: Any) -> float:
+    """How long a recording is, a file's by its header; infinity where that does not say. Nothing is decoded.
+
+    Raises:
+        BadItem: it is missing, or nothing that can be opened.
+    """
+    import av
+    import soundfile
+
+    if isinstance(item, tuple | list) and len(item) == 2:
+        return max(item[0].shape, default=0) / item[1]
+    with open_binary(item) as file:
+        try:
+            return soundfile.info(file).duration
+        except soundfile.LibsndfileError:
+            file.seek(0)
+        try:
+            with av.open(file, "r") as container:
+                return container.duration / av.time_base if container.duration else float("inf")
+        except av.error.FFmpegError as error:
+            raise BadItem(f"{describe(item)} is not a sound file; convert it to WAV or FLAC") from error
+
+
 def named_file(item: Any) -> Any:
     """A string that names an existing file of a known suffix as a `Path`, so that a text file is opened as others are;
     anything else as it is. "~" is the user's home."""

@@ -10,6 +10,8 @@ import numpy as np
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56789c", "#a65628", "#7a3e9d", "#b8860b")  # on any ground
 
+LINES = 12  # of a text that are drawn
+
 
 def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
     """The training losses and the held-out scores over the steps, side by side.
@@ -39,7 +41,7 @@ def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
 
 def draw_sketches(sketches: list[Any], title: str, path: Path) -> None:
     """Pictures side by side, those of one `task.Sketch` under its caption."""
-    columns = max(1, 8 // max(len(sketch.pictures) for sketch in sketches))
+    columns = max(1, 8 // max(sum(map(_breadth, sketch.pictures)) for sketch in sketches))
     rows = -(-len(sketches) // columns)
     figure = new_figure(16, 2.6 * rows + 0.8)
     figure.suptitle(title, fontsize=14)
@@ -51,6 +53,11 @@ def draw_sketches(sketches: list[Any], title: str, path: Path) -> None:
             axes.set_axis_off()
             axes.imshow(picture, aspect=None if picture.ndim == 3 else "auto", cmap="magma")
     figure.savefig(path)
+
+
+def _breadth(picture: np.ndarray) -> int:
+    """How many times as wide as high it is, about, up to four; of what can be drawn in any shape one."""
+    return max(1, min(4, round(picture.shape[1] / picture.shape[0]))) if picture.ndim == 3 else 1
 
 
 def draw_boxes(picture: Any, found: list[Any]) -> Any:
@@ -77,6 +84,69 @@ def draw_boxes(picture: Any, found: list[Any]) -> Any:
         pen.rectangle(pen.textbbox(place, text, font=font), fill=colour)
         pen.text(place, text, fill="white", font=font)
     return image
+
+
+def draw_sound(spectrogram: np.ndarray, seconds: float, strips: list[list[Any]], labels: list[str]) -> Any:
+    """A spectrogram, and under it strips of what is when, each label in its colour, as a PIL picture.
+
+    Args:
+        spectrogram: (mels, frames), low tones at the bottom.
+        seconds: its length.
+        strips: from above, spans with `label`, `start` and `end` in seconds.
+        labels: all that there are, for their colours.
+    """
+    from matplotlib import colormaps
+    from PIL import Image, ImageDraw, ImageFont
+
+    width, height, strip = 960, 240, 28
+    shade = (spectrogram - spectrogram.min()) / max(np.ptp(spectrogram), 1e-9)
+    sound = Image.fromarray((255 * colormaps["magma"](shade)[..., :3]).astype(np.uint8))
+    image = Image.new("RGB", (width, height + strip * len(strips)), "white")
+    image.paste(sound.resize((width, height)))
+    pen, font = ImageDraw.Draw(image), ImageFont.load_default(16)
+    for number, spans in enumerate(strips):
+        for span in spans:
+            sides = [width * min(at / seconds, 1) for at in (span.start, span.end)]
+            _draw_span(pen, font, sides, height + strip * number, strip, span.label, labels.index(span.label))
+    return image
+
+
+def draw_text(text: str, strips: list[list[Any]], labels: list[str]) -> Any:
+    """A text in lines of equal length, under each of them strips of what is where, as a PIL picture.
+
+    Args:
+        strips: from above, spans with `label`, `start` and `end` in characters.
+        labels: all that there are, for their colours.
+    """
+    from matplotlib.font_manager import findfont
+    from PIL import Image, ImageDraw, ImageFont
+
+    across, strip, file = 64, 22, findfont("DejaVu Sans Mono")
+    font, small = ImageFont.truetype(file, 20), ImageFont.truetype(file, 13)
+    lines = [text[i : i + across] for i in range(0, len(text), across)][:LINES]
+    high = 34 + strip * len(strips)
+    image = Image.new("RGB", (round(font.getlength("m" * across)) + 8, high * max(len(lines), 1)), "white")
+    pen = ImageDraw.Draw(image)
+    for place, line in enumerate(lines):
+        plain = "".join(character if character.isprintable() else " " for character in line)
+        pen.text((4, high * place + 4), plain, fill="black", font=font)
+        for number, spans in enumerate(strips):
+            for span in spans:
+                begin, end = (min(max(at - across * place, 0), len(line)) for at in (span.start, span.end))
+                if begin < end:
+                    sides = [4 + font.getlength(plain[:at]) for at in (begin, end)]
+                    top = high * place + 30 + strip * number
+                    _draw_span(pen, small, sides, top, strip, span.label, labels.index(span.label))
+    return image
+
+
+def _draw_span(pen: Any, font: Any, sides: list[float], top: int, high: int, label: str, number: int) -> None:
+    """A stretch from left to right in its label's colour, with as much of the name as there is room for."""
+    right = max(sides[1] - 1, sides[0])
+    pen.rectangle((sides[0], top + 2, right, top + high - 3), fill=COLOURS[number % len(COLOURS)])
+    while label and font.getlength(label) > sides[1] - sides[0] - 6:
+        label = label[:-1]
+    pen.text((sides[0] + 3, top + 3), label, fill="white", font=font)
 
 
 def draw_space(

@@ -88,10 +88,13 @@ class TaskLoss(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """One answer to one item."""
+    """One answer to one item. A task whose answers say more has a kind of its own, with these two first."""
 
     label: str
     score: float
+
+    def __str__(self) -> str:
+        return f"{self.label} {self.score:.3f}"
 
 
 class Sketch(NamedTuple):
@@ -114,8 +117,10 @@ class Task(nn.Module):
         embeds: `outputs` are unit vectors of `embedding_dim` numbers, and `Model.embed` gives them.
         generates: `next_logits(vectors)`, (n, dim) → (n, vocabulary), says what comes next, and `Model.generate` draws.
         writes: it generates texts of its own behind what it reads (see `Writer`), and `Model.predict` gives them.
-        answer: what the label's column holds: "class" (or several), "text", "number" or "objects".
-        places: answers lie somewhere in a picture, which training then neither crops nor mirrors.
+        tags: `outputs` have a row for each token, and `spans` makes answers of those of an item.
+        answer: what the label's column holds: "class" (or several), "text", "number", "objects" or "spans".
+        gives: what an answer is.
+        places: answers lie somewhere in an item, and training leaves all where it is (no crop, mirror, speed).
         top: answers that are given to an item where nobody says how many.
         embedding_dim: the backbone's width, where a task that embeds does not set another.
     """
@@ -131,7 +136,9 @@ class Task(nn.Module):
     embeds: ClassVar[bool] = False
     generates: ClassVar[bool] = False
     writes: ClassVar[bool] = False
+    tags: ClassVar[bool] = False
     answer: ClassVar[str] = "class"
+    gives: ClassVar[type[Any]] = Answer
     places: ClassVar[bool] = False
     top: ClassVar[int] = 1
 
@@ -192,7 +199,8 @@ class Task(nn.Module):
 
     @classmethod
     def hide(cls, info: TaskInfo, prepared: Prepared, rng: np.random.Generator) -> Prepared:
-        """The sequence without what the model is not to see of it; the target may become what that was."""
+        """The sequence without what the model is not to see of it; the target may become what that was, or what
+        fits the part of the item that was cut."""
         return prepared
 
     @classmethod
@@ -210,7 +218,8 @@ class Task(nn.Module):
         raise NotImplementedError
 
     def outputs(self, tokens: Tokens, rows: Tensor) -> Tensor:
-        """(n, …) what `score` and `answers` work on, a row for each of the sequences `rows` (packed numbers)."""
+        """(n, …) what `score` and `answers` work on, a row for each of the sequences `rows` (packed numbers); of a task
+        that tags (tokens, …), for each token of the first of them, then of the second, and so on."""
         raise NotImplementedError
 
     def judged(self, tokens: Tokens, targets: Targets) -> Tensor:
@@ -230,6 +239,25 @@ class Task(nn.Module):
         scores, places = self.probabilities(outputs).topk(min(top, len(self.info.labels)))
         rows = zip(places.tolist(), scores.tolist(), strict=True)
         return [[Answer(self.info.labels[i], s) for i, s in zip(*row, strict=True)] for row in rows]
+
+    def spans(self, outputs: Tensor, extents: np.ndarray, text: str | None, top: int) -> list[Any]:
+        """Of a task that tags: what it says of an item, in the order in which it stands there.
+
+        Args:
+            outputs: of all tokens of the item.
+            extents: (tokens, 2) where they stand, as `Processor.extents` gives them.
+            text: the item, where it is one.
+            top: answers at most, those that are surest.
+        """
+        raise NotImplementedError
+
+    def draw(self, item: Any, found: list[Any]) -> Any:
+        """A PIL picture of an item and the answers to it.
+
+        Raises:
+            UnitxError: there is nothing to be seen.
+        """
+        raise UnitxError(f"what task '{self.info.name}' ({self.info.kind}) says cannot be drawn: leave out --draw")
 
     def sketches(self, model: Model, preparer: Preparer, drawn: list[Drawn]) -> list[Sketch]:
         """A few rows and what the task says of them, for `report.png`; none where there is nothing to be seen."""

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor, nn
 
+from unitx.errors import UnitxError
 from unitx.tokens import Pieces
 
 LOCKS = [Lock() for _ in range(64)]  # an item's is found by its address
@@ -65,6 +66,18 @@ class Processor:
     def windows(self, features: Any) -> list[Pieces]:
         """All of it, in as many windows as needed; one where it fits. Not overlapping, none empty."""
         return [self.cut(features)]
+
+    def extents(self, item: Any, windows: list[Pieces]) -> list[np.ndarray]:
+        """Where the tokens stand in the item that windows, or a part, were cut from.
+
+        Returns: for each window (tokens, 2), where a token begins and ends in the item's own unit (characters of a
+            text, seconds of a sound); equal where it stands for nothing of the item.
+
+        Raises:
+            BadItem: it cannot be read.
+            UnitxError: the processor does not know.
+        """
+        raise UnitxError(f"{type(self).__name__} does not say where its tokens stand in an item: give it `extents`")
 
     def with_positions(self) -> Processor:
         """The same for a tokenizer that learns positions, as one needs whose backbone has no rotary ones."""

@@ -34,6 +34,7 @@ class Pieces:
         shortened: whether a part of the item was left out to keep `max_tokens`.
         grid: how many patches lie along each axis, for tokenizers that need to know; their product is n.
         heard: the share of it that is the item, where the rest fills it up: what it weighs among the item's windows.
+        part: which of the item's features it holds, from one up to another, for `Processor.extents`.
     """
 
     values: np.ndarray
@@ -41,6 +42,7 @@ class Pieces:
     shortened: bool = False
     grid: tuple[int, ...] = ()
     heard: float = 1.0
+    part: tuple[int, int] = (0, 0)
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -233,11 +235,16 @@ class Example:
 
 @dataclass
 class Prepared:
-    """An `Example` whose items have been cut into pieces."""
+    """An `Example` whose items have been cut into pieces.
+
+    Attributes:
+        extents: (tokens, 2) of its one item, as `Processor.extents` gives them, for tasks that tag.
+    """
 
     parts: list[tuple[str, Pieces]]
     target: Any = None
     prefix_parts: int | None = None
+    extents: np.ndarray | None = None
 
     def __len__(self) -> int:
         return sum(len(pieces) for _, pieces in self.parts)

@@ -16,6 +16,15 @@ NONE = -1  # no such id
 SPACE = "\u2581"  # the sign that sentencepiece writes for a space in its pieces
 
 
+def _extents(text: str, lengths: np.ndarray) -> np.ndarray:
+    """Where tokens that stand for so many bytes (n,) of a text's UTF-8 begin and end, in characters (n, 2): a part of a
+    character stands where that does."""
+    data = np.frombuffer(text.encode(), dtype=np.uint8)
+    character = np.cumsum((data & 0xC0) != 0x80) - 1  # all but the first byte of one begin with the bits 10
+    ends = np.cumsum(lengths)
+    return np.stack([character[ends - lengths], character[ends - 1] + 1], axis=1)
+
+
 class ByteVocabulary:
     """The 256 bytes of UTF-8, then begin and end of text."""
 
@@ -24,6 +33,10 @@ class ByteVocabulary:
 
     def encode(self, text: str) -> np.ndarray:
         return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int64)
+
+    def extents(self, text: str) -> np.ndarray:
+        """(n, 2): the characters at which each id of `encode` begins and ends."""
+        return _extents(text, np.ones(len(text.encode()), dtype=np.int64))
 
     def decode(self, ids: np.ndarray) -> str:
         return ids.astype(np.uint8).tobytes().decode(errors="replace")
@@ -61,6 +74,20 @@ class SentencePieceVocabulary:
         for part in rest:
             ids += self.space_sign + self.model.encode(part)
         return np.array(ids, dtype=np.int64)
+
+    def extents(self, text: str) -> np.ndarray:
+        """(n, 2): the characters at which each id of `encode` begins and ends.
+
+        Raises:
+            UnitxError: the model rewrites texts, so that nobody knows.
+        """
+        lengths = self.byte_lengths[self.encode(text)]
+        if lengths.sum() != len(text.encode()):
+            raise UnitxError(
+                "the sentencepiece model rewrites texts and so does not know where its tokens stand in them: take one "
+                "that unitx trained"
+            )
+        return _extents(text, lengths)
 
     def decode(self, ids: np.ndarray) -> str:
         return self.model.decode(ids.tolist())
@@ -118,6 +145,10 @@ class HuggingFaceVocabulary:
     def encode_whole(self, text: str) -> np.ndarray:
         """With begin and end, as the file's template puts them."""
         return np.array(self.fast.encode(text).ids, dtype=np.int64)
+
+    def extents(self, text: str) -> np.ndarray:
+        """(n, 2): the characters at which each id of `encode_whole` begins and ends; equal for begin and end."""
+        return np.array(self.fast.encode(text).offsets, dtype=np.int64).reshape(-1, 2)
 
     def decode(self, ids: np.ndarray) -> str:
         return self.fast.decode(ids.tolist())

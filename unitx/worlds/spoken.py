@@ -18,7 +18,7 @@ from unitx.errors import UnitxError
 from unitx.source import MadeFromSettings
 from unitx.worlds import neural, speech
 from unitx.worlds.neural import Speaker
-from unitx.worlds.speech import PARTS, parallel, split_voices
+from unitx.worlds.speech import PARTS, parallel
 
 HELD_OUT = {"validation": 200, "test": 1_000}  # sentences, or a tenth where there are few
 LENGTHS = (20, 120)  # characters of a sentence
@@ -134,24 +134,19 @@ class SpokenWorld(MadeFromSettings):
         return self._say(index, np.random.default_rng([0, self.seed, index]))
 
     def _say(self, index: int, rng: np.random.Generator) -> Take:
-        """A sentence in a random English voice, at 16,000 Hz; in training at any speed and pitch."""
+        """A sentence in a random English voice."""
         text = self.texts[index]
         if self.part == "train" and rng.random() < NEURAL:
             speaker, speed = Speaker.random(rng), rng.uniform(0.8, 1.3)
-            said, rate, marks = neural.synthesize_words(text, speaker, speed=speed, seed=index)
+            waveform, rate, marks = neural.synthesize_words(text, speaker, speed=speed, seed=index)
+            said = speech.resample(waveform, rate)
+            marks = [(place, at * speech.BANK_RATE // rate) for place, at in marks]
         else:
-            said, rate, marks = self._say_by_rule(text, rng)
+            said, marks = speech.say_words(text, "en", self.part, rng)
         begins: dict[int, int] = {0: 0}
         for place, at in marks:
-            begins.setdefault(len(text[: place + 1].split()) - 1, at * speech.BANK_RATE // rate)
-        return Take(speech.compress(speech.resample(said, rate)), np.array([*begins]), np.array([*begins.values()]))
-
-    def _say_by_rule(self, text: str, rng: np.random.Generator) -> tuple[np.ndarray, int, list[tuple[int, int]]]:
-        accents, speakers = speech.voices("en"), split_voices()[self.part]
-        voice = f"{accents[rng.integers(len(accents))]}+{speakers[rng.integers(len(speakers))]}"
-        speed, pitch = (rng.integers(130, 240), rng.integers(20, 80)) if self.part == "train" else (175, 50)
-        speech.restart()
-        return speech.synthesize_words(text, voice, speed=int(speed), pitch=int(pitch))
+            begins.setdefault(len(text[: place + 1].split()) - 1, at)
+        return Take(speech.compress(said), np.array([*begins]), np.array([*begins.values()]))
 
 
 def _part_of(text: str, take: Take, rng: np.random.Generator) -> tuple[str, Take]:
