@@ -17,12 +17,14 @@ TEXT = "She has seen 12 ships: six of them, in 1984, were general-purpose ships.
 
 
 def fundamental(waveform: np.ndarray) -> float:
-    """Hz, by the autocorrelation of the loudest quarter of a second."""
-    n = RATE // 4
+    """Hz, by the cepstrum (Noll 1967) of the loudest eighth of a second."""
+    n = RATE // 8
     begin = max(range(0, len(waveform) - n, n // 2), key=lambda i: float(np.square(waveform[i : i + n]).sum()))
-    product = np.correlate(waveform[begin : begin + n], waveform[begin : begin + n], "full")[n - 1 :]
-    first = RATE // 450
-    return RATE / (first + int(product[first : RATE // 60].argmax()))
+    spectrum = np.abs(np.fft.rfft(waveform[begin : begin + n] * np.hanning(n)))[: n // 8]  # up to 3,000 Hz
+    cepstrum = np.abs(np.fft.rfft(np.log(spectrum + 1e-4) - np.log(spectrum + 1e-4).mean(), 8 * n))
+    frequencies = 8 * n * RATE / n / np.arange(1, len(cepstrum))  # of ripples 1 / frequency apart
+    inside = (frequencies > 80) & (frequencies < 350)
+    return float(frequencies[inside][cepstrum[1:][inside].argmax()])
 
 
 def test_the_usual_speaker_is_hibaris_own_voice() -> None:
@@ -30,7 +32,7 @@ def test_the_usual_speaker_is_hibaris_own_voice() -> None:
     own = hibari.Hibari()("A cat sat on a mat.", seed=3)
     trimmed, _ = speech.trim(own, [])
     assert rate == hibari.SAMPLE_RATE and waveform.dtype == np.float32
-    np.testing.assert_allclose(waveform, trimmed, atol=1e-5)
+    np.testing.assert_allclose(waveform, trimmed, rtol=0, atol=1e-4)  # the pitch is rounded once more
 
 
 def test_every_word_has_its_begin_and_numbers_are_one() -> None:
@@ -64,14 +66,15 @@ def test_sentences_follow_each_other() -> None:
 def test_punctuation_alone_is_no_word() -> None:
     text = '"Hello" -- he said -- "again"'
     _, _, marks = neural.synthesize_words(text)
-    assert {text[: place + 1].split()[-1].strip('"') for place, _ in marks} >= {"h", "s", "a"} - {""}
-    assert len({len(text[: place + 1].split()) for place, _ in marks}) == 4
+    words = [text.split()[len(text[: place + 1].split()) - 1] for place, _ in marks]
+    assert list(dict.fromkeys(words)) == ['"Hello"', "he", "said", '"again"']
 
 
 def test_another_speaker_has_another_pitch_and_other_resonances() -> None:
     usual, rate, marks = neural.synthesize_words("Are we far away")
     low, _, same = neural.synthesize_words("Are we far away", Speaker(pitch=0.5))
-    assert same == marks and len(low) == pytest.approx(len(usual), abs=rate // 20)
+    assert len(low) == pytest.approx(len(usual), abs=rate // 20)
+    np.testing.assert_allclose(same, marks, atol=rate // 50)  # both are trimmed by how loud they are
     assert fundamental(low) == pytest.approx(0.5 * fundamental(usual), rel=0.15)
 
     def centre(waveform: np.ndarray) -> float:

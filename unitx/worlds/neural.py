@@ -44,13 +44,13 @@ class Speaker:
         return cls(math.exp(rng.uniform(-0.75, 0.35)), rng.uniform(0.4, 1.5), math.exp(rng.uniform(-0.22, 0.22)))
 
     def change(self, f0: np.ndarray) -> np.ndarray:
-        """The pitch (frames,) in Hz, 0 where there is none, as this speaker has it."""
+        """The pitch (frames,) in Hz, near 0 where there is none, as this speaker has it."""
         voiced = f0 > VOICED
         if not voiced.any():
             return f0
         mean = f0[voiced].mean()
         changed = mean * self.pitch * (np.maximum(f0, 1) / mean) ** self.range
-        return np.where(voiced, np.maximum(changed, VOICED + 10), 0).astype(np.float32)
+        return np.where(voiced, np.maximum(changed, 1.001 * VOICED), f0).astype(np.float32)
 
 
 def synthesize_words(
