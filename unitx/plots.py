@@ -38,8 +38,10 @@ def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
 
 
 def draw_sketches(sketches: list[Any], title: str, path: Path) -> None:
-    """Pictures side by side, those of one `task.Sketch` under its caption."""
-    columns = max(1, 8 // max(len(sketch.pictures) for sketch in sketches))
+    """Pictures side by side, those of one `task.Sketch` under its caption; fewer a row where some are wide."""
+    pictures = max(len(sketch.pictures) for sketch in sketches)
+    wide = any(p.ndim == 3 and p.shape[1] > 2 * p.shape[0] for sketch in sketches for p in sketch.pictures)
+    columns = max(1, (4 if wide else 8) // pictures)
     rows = -(-len(sketches) // columns)
     figure = new_figure(16, 2.6 * rows + 0.8)
     figure.suptitle(title, fontsize=14)
