@@ -204,6 +204,41 @@ def test_patterned_grounds_have_two_colours(patterned: str) -> None:
     assert ground.shape == (3, 1024) and len(np.unique(ground, axis=1).T) == 2
 
 
+def filmed(path: list[tuple[float, ...]]) -> np.ndarray:
+    return pictures.clip(draw("🐱", 40), np.array(path), 48, np.random.default_rng(0), 0.0).astype(int)
+
+
+def test_in_a_clip_a_drawing_is_moved_round_turned_and_scaled() -> None:
+    frames = filmed([(24, 24, 20, 0), (4, 40, 20, 0), (24, 24, 20, math.pi / 2), (24, 24, 28, 0), (24.5, 24, 28, 0)])
+    assert frames.shape == (5, 48, 48, 3)
+    here, there, turned, large, between = frames
+    np.testing.assert_array_equal(there, np.roll(here, (16, -20), (0, 1)))
+    assert np.abs(turned - np.rot90(here, -1)).max() <= 1  # to the right
+    for frame, side in ((here, 20), (large, 28)):
+        clean = Image.fromarray(on_white(draw("🐱", 40)).clip(0, 255).astype(np.uint8))
+        whole, left = Image.new("RGB", (48, 48), "white"), 24 - side // 2
+        whole.paste(clean.resize((side, side), Image.Resampling.BILINEAR), (left, left))
+        # It is made 28 wide first, and then looked up: what is 20 wide is a little sharper than Pillow's.
+        assert np.abs(frame - np.asarray(whole, dtype=int)).mean() < (3 if side == 20 else 0.5)
+    np.testing.assert_allclose(between, (large + np.roll(large, 1, 1)) / 2, atol=1)
+
+
+def test_a_clips_ground_and_light_stay() -> None:
+    path = np.array([(12.0, 24.0, 10.0, 0.0), (36.0, 24.0, 10.0, 0.0)])
+    for patterned in (None, "stripes", "checks"):
+        found = set()
+        for seed in range(12):
+            frames = pictures.clip(draw("🐱", 40), path, 48, np.random.default_rng(seed), 1.0, patterned)
+            again = pictures.clip(draw("🐱", 40), path, 48, np.random.default_rng(seed), 1.0, patterned)
+            np.testing.assert_array_equal(frames, again)
+            first, second = frames
+            np.testing.assert_array_equal(first[:, 20:28], second[:, 20:28])  # the ground between the two places
+            np.testing.assert_array_equal(first[:16], second[:16])
+            found.add(len(np.unique(first[:16].reshape(-1, 3), axis=0)))
+        assert max(found) == 2 if patterned else max(found) > 100
+        assert min(found) == 1
+
+
 def test_an_emoji_that_was_not_drawn() -> None:
     assert pictures.has_drawing("☂️") and not pictures.has_drawing("cat")
     with pytest.raises(UnitxError, match="'cat'"):

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox
 from PIL import Image
 
-from unitx.plots import draw_boxes, draw_curves, draw_sound, draw_space, draw_text
+from unitx.plots import draw_boxes, draw_curves, draw_sketches, draw_sound, draw_space, draw_text
+from unitx.task import Sketch
 from unitx.tasks.detect import Found
 from unitx.tasks.tag import Span
 
@@ -46,6 +47,19 @@ def test_the_lines_are_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert drawn["b/loss"][0] == [10, 0.5] and set(drawn) == {"loss", "a/loss", "b/loss"}
     drawn = {line.get_label(): line.get_xydata().tolist() for line in scores.lines}
     assert drawn == {"a/accuracy": [[10, 0.2], [20, 0.4]], "b/bits": [[20, 3.0]]}
+
+
+@pytest.mark.parametrize(
+    ("shape", "pictures", "columns"),
+    [((9, 40, 3), 1, 2), ((9, 40, 3), 3, 1), ((9, 18, 3), 3, 1), ((9, 40), 3, 2)],
+)
+def test_wide_pictures_have_room(tmp_path: Path, shape: tuple, pictures: int, columns: int):
+    rng, sheets = np.random.default_rng(0), []
+    for count in (columns, columns + 1):
+        draw_sketches([Sketch([rng.random(shape)] * pictures, "a caption")] * count, "title", tmp_path / "sheet.png")
+        with Image.open(tmp_path / "sheet.png") as sheet:
+            sheets.append(sheet.size)
+    assert sheets == [(1760, 374), (1760, 660)]  # one row, and two
 
 
 def test_drawing_leaves_pyplot_alone(tmp_path: Path):

@@ -28,6 +28,7 @@ from unitx.report import Report, class_scores, draw_report, evaluate, worst_mist
 from unitx.task import TaskInfo
 from unitx.tokenizers.audio import AudioProcessor
 from unitx.tokenizers.text import TextProcessor
+from unitx.tokenizers.video import VideoProcessor
 
 COLOURS = {"blue": (40, 40, 200), "green": (40, 200, 40), "red": (200, 40, 40)}
 
@@ -292,6 +293,22 @@ def test_sounds_and_texts_are_shown(tmp_path: Path, shown: list[Figure]) -> None
     assert sum(text.get_text() == r"costs \$5 and \$6" for text in read.drawn) == 3
 
 
+def test_of_a_video_four_frames_are_shown(tmp_path: Path, shown: list[Figure]) -> None:
+    torch.manual_seed(0)
+    processors = {"video": VideoProcessor(max_tokens=16, patch=8)}
+    infos = [TaskInfo("motion", "classify", {"video": "video"}, "label", ["high", "low"])]
+    model = Model(BackboneConfig(dim=16, depth=1, heads=2), processors, infos).eval()
+    levels = np.arange(0, 240, 30, dtype=np.uint8)
+    clip = np.broadcast_to(levels[:, None, None, None], (8, 16, 16, 3))
+    report = evaluate(model, [{"video": clip, "label": "low"}] * 3, folder=tmp_path)
+    assert len(report.mistakes) == 3
+    strips = [
+        image.get_array() for axes in all_axes(shown[0])[2:] for image in axes.images if image.get_array().ndim == 3
+    ]
+    assert [strip.shape for strip in strips] == [(16, 4 * 16 + 3 * 2, 3)] * 3
+    np.testing.assert_allclose(strips[0][0, [0, 18, 36, 54], 0], levels[[1, 3, 5, 7]] / 255, atol=1e-6)
+
+
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Figure]]:
     """The figures that were saved; each has its drawn texts as `drawn`."""
@@ -332,13 +349,14 @@ def made_report(classes: int, multi: bool, folder: Path) -> Report:
 THUMBNAILS = {
     "image": np.zeros((8, 12, 3)),
     "audio": np.zeros((30, 16)),
+    "video": np.zeros((48, 198, 3)),
     "text": "It cost $5, then $6: the words of a text go on and on until there is no room left for any more of …",
 }
 
 
 @pytest.mark.parametrize(
     ("classes", "multi", "kind"),
-    [(3, False, "text"), (100, False, "image"), (40, True, "text")],
+    [(3, False, "text"), (100, False, "image"), (40, True, "text"), (8, False, "video")],
 )
 def test_no_text_lies_on_another(classes: int, multi: bool, kind: str, tmp_path: Path, shown: list[Figure]) -> None:
     report = made_report(classes, multi, tmp_path)

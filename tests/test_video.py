@@ -18,6 +18,7 @@ from PIL import Image
 from small_models import SHAPE, shake
 
 import unitx
+from unitx import cli
 from unitx.augment import Augment
 from unitx.errors import BadItem, UnitxError
 from unitx.media import describe, modality_of
@@ -288,6 +289,18 @@ def covered() -> bytes:
     return file.getvalue()
 
 
+def encoded_sound() -> bytes:
+    """An MP4 of nothing but sound."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        heard: Any = container.add_stream("aac", rate=16_000, layout="mono")
+        part = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        part.sample_rate = 16_000
+        container.mux(heard.encode(part))
+        container.mux(heard.encode(None))
+    return file.getvalue()
+
+
 def test_damaged_files_are_named_with_the_remedy(tmp_path):
     whole = encoded(greys(60, 64, 64), "mp4", "libx264")
     mkv, sounding = (encoded(greys(60, 64, 64), "matroska", "libx264", sound=s, gop=5) for s in (False, True))
@@ -313,6 +326,7 @@ def test_damaged_files_are_named_with_the_remedy(tmp_path):
         "sounding.mkv": (sounding[: len(sounding) // 2], "damaged or cut off"),
         "fast.mp4": (fast.read_bytes()[: -len(whole) // 3], "damaged"),
         "sound.wav": (wav.getvalue(), "has no pictures"),
+        "sound.mp4": (encoded_sound(), "has no pictures"),
         "cover.mp3": (covered(), "has no pictures"),
         "nothing.mkv": (nothing.getvalue(), "holds no frames|is not a video"),
     }
@@ -454,7 +468,44 @@ def test_a_new_model_learns_which_way_things_move(tmp_path):
     assert report.scored == 20 and (report.folder / "report.png").is_file()
 
 
-def test_a_report_shows_the_middle_of_a_video_and_a_table_holds_paths(tmp_path):
+def test_a_video_is_shown_as_some_of_its_frames_side_by_side():
+    for tubelet, frames, expected in ((2, 8, [1, 3, 5, 7]), (3, 12, [1, 4, 7, 10]), (1, 3, [0, 1, 2]), (1, 1, [0])):
+        processor = VideoProcessor(max_tokens=6 * (frames // tubelet), patch=8, frames=frames, tubelet=tubelet)
+        clip = np.random.default_rng(0).integers(0, 256, (frames, 16, 24, 3), dtype=np.uint8)
+        pieces = processor.cut(processor.features(processor.read(clip)))
+        strip = processor.shown(pieces.values, pieces.grid)
+        assert strip.shape == (16, 26 * len(expected) - 2, 3)
+        for place, number in enumerate(expected):
+            np.testing.assert_allclose(strip[:, 26 * place :][:, :24], clip[number] / 255, atol=1e-6)
+            assert (strip[:, 26 * place + 24 : 26 * place + 26] == 1).all()
+
+
+def test_bad_clips_among_many_are_skipped_and_named(tmp_path, capsys):
+    moving(tmp_path / "clips", 6)
+    whole = (tmp_path / "clips" / "left" / "0.mp4").read_bytes()
+    bad = {"half": whole[: len(whole) // 2], "sound": encoded_sound(), "empty": b""}
+    for name, data in bad.items():
+        (tmp_path / "clips" / "right" / f"{name}.mp4").write_bytes(data)
+    given = {"tokenizers.video": {"patch": 16, "max_tokens": 16}, "model.dim": 32, "model.depth": 1, "model.heads": 2}
+    run = unitx.train(
+        "video-classify", data=str(tmp_path / "clips"), epochs=1, out=str(tmp_path / "run"), echo=False, workers=0,
+        precision="fp32", evaluations=1, **given,
+    )  # fmt: skip
+    report = unitx.evaluate(run.folder, tmp_path / "clips", workers=0)
+    assert report.rows == 15 and report.scored == 12 and len(report.skipped) == 3
+    listed = set((run.folder / "skipped.txt").read_text().splitlines())
+    assert listed and listed <= set(report.skipped)
+    assert all(sum(f"right/{name}.mp4" in line for line in report.skipped) == 1 for name in bad)
+    files = [str(tmp_path / "clips" / "right" / f"{name}.mp4") for name in ("0", *bad)]
+    capsys.readouterr()
+    with pytest.warns(UserWarning, match="3 of 4"):
+        assert cli.main(["predict", str(run.folder), *files]) == 0
+    first, *others = capsys.readouterr().out.splitlines()
+    assert "right" in first.split("\t")[1] or "left" in first.split("\t")[1]
+    assert [line.split("\t")[1] for line in others] == ["could not be read"] * 3
+
+
+def test_a_report_shows_frames_of_a_video_and_a_table_holds_paths(tmp_path):
     moving(tmp_path / "clips", 3)
     table = tmp_path / "table.csv"
     rows = [f"clips/{way}/{n}.mp4,{way}" for way in ("left", "right") for n in range(3)]

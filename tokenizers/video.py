@@ -30,6 +30,7 @@ from unitx.tokenizers.image import SIDE_LIMIT, ImageProcessor, patch_grid, to_rg
 from unitx.tokens import Pieces
 
 PICTURES = ImageProcessor(resize=Resize())  # reads pictures given one by one, none of them reduced
+SHOWN = 4  # frames in the picture of a video
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,11 @@ class VideoProcessor(ImageProcessor):
         return self.tubelet * super().width
 
     def shown(self, values: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
-        """The first picture of the middle tubelets."""
-        place, each = grid[0] // 2, grid[1] * grid[2]
-        of_middle = rearrange(values[place * each :][:each], "n (pixel u c) -> u n (pixel c)", u=self.tubelet, c=3)
-        return super().shown(of_middle[0], grid)
+        """At most `SHOWN` of the frames, evenly spread, side by side (height, width, 3), with white between them."""
+        frames = rearrange(values, "(t n) (pixel u c) -> (t u) n (pixel c)", t=grid[0], u=self.tubelet, c=3)
+        places, picture = _spread(range(len(frames)), len(frames), min(SHOWN, len(frames))), super().shown
+        pictures = [np.pad(picture(frames[i], grid), ((0, 0), (0, 2), (0, 0)), constant_values=1) for i in places]
+        return np.concatenate(pictures, axis=1)[:, :-2]
 
     def read(self, item: Any) -> Tensor:  # type: ignore[override]  # of a picture it is a picture
         """Decode a path, bytes or a file object (also an animated GIF or PNG), an array, or a list of pictures.

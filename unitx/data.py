@@ -51,6 +51,7 @@ __all__ = [
 
 WORLDS = {  # data that pip brings, opened by `world:NAME`
     "emoji": "unitx.worlds.emoji:EmojiWorld",
+    "clips": "unitx.worlds.clips:ClipWorld",
     "digits": "unitx.worlds.recorded:digits",
     "mentions": "unitx.worlds.mentions:MentionWorld",
     "python": "unitx.worlds.recorded:python_library",

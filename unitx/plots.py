@@ -40,7 +40,7 @@ def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
 
 
 def draw_sketches(sketches: list[Any], title: str, path: Path) -> None:
-    """Pictures side by side, those of one `task.Sketch` under its caption."""
+    """Pictures side by side, those of one `task.Sketch` under its caption; fewer a row where some are wide."""
     columns = max(1, 8 // max(sum(map(_breadth, sketch.pictures)) for sketch in sketches))
     rows = -(-len(sketches) // columns)
     figure = new_figure(16, 2.6 * rows + 0.8)

@@ -269,18 +269,16 @@ def _write_csv(path: Path, rows: list[list[Any]]) -> None:
 
 
 def _thumbnail(feed: Feed, preparer: Preparer, row: int) -> tuple[str, Any]:
-    """What to show of a row: ("image", pixels), of a video its middle, ("audio", a spectrogram (frames, bands)) or
-    ("text", its beginning)."""
+    """What to show of a row: ("image", pixels), ("video", some frames side by side), ("audio", a spectrogram (frames,
+    bands)) or ("text", its beginning)."""
     rng = np.random.default_rng([SEED, EVALUATION, row])
     parts = feed.info.parts(feed.source.row(row, rng, 1.0))
     modality, item = next((part for kind in ("image", "video", "audio") for part in parts if part[0] == kind), parts[0])
     processor: Any = preparer.processors[modality]
     raw = processor.read(item)
     if modality in ("image", "video"):
-        values = processor.features(raw)
-        values = values[len(values) // 2] if modality == "video" else values
-        pixels = values.transpose(1, 2, 0) * processor.std + processor.mean
-        return "image", pixels.clip(0, 1)
+        pieces = processor.cut(processor.features(raw))
+        return modality, processor.shown(pieces.values, pieces.grid)
     if modality == "audio":
         return "audio", processor.features(raw)
     return "text", textwrap.shorten(raw if isinstance(raw, str) else describe(item), 150, placeholder=" …")
@@ -380,7 +378,7 @@ def _draw_mistakes(figure: Any, mistakes: list[Mistake], thumbnails: list[tuple[
         room = 150 // columns
         caption = f"{_short(mistake.truth, room)} →\n{_short(mistake.answer, room)} ({mistake.probability:.2f})"
         axes.set_title(caption, fontsize=9)
-        if kind == "image":
+        if kind in ("image", "video"):
             axes.imshow(content, interpolation="nearest" if max(content.shape) < 64 else None)
         elif kind == "audio":
             axes.imshow(content.T, origin="lower", aspect="auto", cmap="magma")
@@ -391,9 +389,9 @@ def _draw_mistakes(figure: Any, mistakes: list[Mistake], thumbnails: list[tuple[
 
 
 def _grid(thumbnails: list[tuple[str, Any]]) -> tuple[int, float]:
-    """Columns, and inches of a row: pictures stand closer than what is wide, texts are low."""
+    """Columns, and inches of a row: pictures stand closer than what is wide, texts and frames side by side are low."""
     kinds = {kind for kind, _ in thumbnails}
-    return (10, 2.0) if kinds == {"image"} else (5, 1.4 if kinds == {"text"} else 2.0)
+    return (10, 2.0) if kinds == {"image"} else (5, 1.4 if kinds in ({"text"}, {"video"}) else 2.0)
 
 
 def _short(name: str, room: int) -> str:

@@ -353,6 +353,43 @@ def scene(
     return picture.clip(0, 255).transpose(1, 2, 0).round().astype(np.uint8), boxes
 
 
+def clip(
+    drawing: np.ndarray,
+    path: np.ndarray,
+    size: int,
+    rng: np.random.Generator,
+    strength: float = 1.0,
+    patterned: str | None = None,
+) -> np.ndarray:
+    """Put a drawing on a ground that stands still, in each frame elsewhere; what leaves at one side comes in at the
+    opposite one.
+
+    Args:
+        drawing: (n, n, 4) uint8 from `draw`.
+        path: (frames, 4): x and y of its middle and its side, in pixels, and its turn to the right, in radians. A side
+            is at most 0.7 of `size`, or corners are cut off as it turns.
+        size, strength, patterned: as for `vary`.
+
+    Returns: RGB frames (frames, size, size, 3) uint8.
+    """
+    u = rng.random((1, 7), dtype=np.float32)
+    ground = torch.from_numpy(_grounds(size, u[:, :2], [rng], strength, patterned))
+    x, y, side, turn = torch.from_numpy(path.astype(np.float32)).T[..., None, None]
+    along = torch.arange(size) + 0.5
+    right, down = along[None, None] - x, along[None, :, None] - y
+    right, down = ((way + size / 2) % size - size / 2 for way in (right, down))
+    cos, sin = 2 * turn.cos() / side, 2 * turn.sin() / side
+    grid = torch.stack([cos * right + sin * down, cos * down - sin * right], dim=-1)
+    source = torch.tensor(drawing).permute(2, 0, 1)[None].float()
+    largest = round(float(path[:, 2].max()))  # to which it is brought first: a point that is looked up is a mean then
+    source = F.interpolate(source, (largest, largest), mode="bilinear", antialias=True)
+    placed = F.grid_sample(source.expand(len(path), -1, -1, -1), grid, align_corners=False).flatten(2)
+    frames = torch.from_numpy(_lights(u[:, 2:], strength)) @ placed
+    frames += ground - placed[:, 3:] * ground / 255
+    frames = frames.clamp_(0, 255).add_(0.5).to(torch.uint8).view(-1, 3, size, size)
+    return frames.permute(0, 2, 3, 1).numpy()
+
+
 def _place(drawings: np.ndarray, size: int, quads: np.ndarray) -> Tensor:
     """(b, 4, size · size) float32: what the quadrilaterals (b, 4, 2) hold, their corners in 0 … 1 of the drawings."""
     along = (np.arange(size, dtype=np.float32) + 0.5) / size
