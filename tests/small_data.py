@@ -15,6 +15,8 @@ COLOURS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 50, 40)}
 WORDS = {"blue": "the sea and the sky", "green": "grass, leaves and moss", "red": "a rose, a cherry, blood"}
 TONES = {"high": 2_000.0, "low": 200.0}
 RATE = 16_000
+STAMPS = {"animals": ["cat", "cat_2", "dog", "cow", "hen", "owl", "ant", "bee"], "food": ["pear", "egg", "cake", "jam"]}
+LANGUAGES = ["en", "fr", "ru"]  # of the stamps
 
 # A model and a run so small that a step takes milliseconds.
 TINY = {
@@ -52,6 +54,29 @@ def tone_folder(root: Path, each: int = 6, seconds: float = 0.3) -> Path:
             wave = rng.uniform(0.2, 0.9) * np.sin(2 * np.pi * (pitch * time + rng.random()))
             soundfile.write(root / name / f"{n}.wav", wave, RATE)
     return root
+
+
+def stamp_folder(root: Path) -> Path:
+    """`root`/<kind>/<name>: stamps like Tux Paint's."""
+    for number, (kind, name) in enumerate((kind, name) for kind, names in STAMPS.items() for name in names):
+        write_stamp(root / kind / name, number, kind)
+    return root
+
+
+def write_stamp(file: Path, number: int, kind: str) -> None:
+    """A picture in one of the modes that they come in, its names, and two recordings."""
+    rate = 44_100
+    rng, mode = np.random.default_rng(number), ["RGBA", "P", "L", "LA", "RGB"][number % 5]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pixels = rng.integers(0, 100, (20, 24, 4), dtype=np.uint8) + np.uint8(100 * (kind == "food"))
+    Image.fromarray(pixels).convert(mode).save(file.with_suffix(".png"))
+    name = file.name.removesuffix("_2")
+    names = f"A {name}.\nfr.utf8=Un·e {name} !\nru.utf8=Ж{name}я\nde.utf8= \nwrong\n"
+    file.with_suffix(".txt").write_text(names, "utf-8")
+    time = np.arange(int(0.3 * rate)) / rate
+    for language, pitch in (("fr", 300), ("ru", 900)):
+        wave = 0.5 * np.sin(2 * np.pi * (pitch + 40 * number) * time)
+        soundfile.write(file.with_name(f"{file.name}_desc_{language}.ogg"), wave, rate)
 
 
 def text_rows(count: int = 30, seed: int = 0) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_data import captioned, colour_folder, text_rows, write_csv
+from small_data import LANGUAGES, captioned, colour_folder, stamp_folder, text_rows, write_csv
 from torch import Tensor
 
 import unitx
@@ -238,6 +238,15 @@ def test_made_data_are_never_few():
     made = Feed(info, open_source({"world": "emoji", "concepts": 5}), 186)
     stretch_epochs([made])
     assert made.rows == 186
+
+
+def test_recorded_data_in_parts_are_few_where_they_are(tmp_path: Path):
+    """Stamps have parts as made data have, and no new rows in a new epoch."""
+    world = {"world": "stamps", "folder": str(stamp_folder(tmp_path)), "rows": "names", "languages": LANGUAGES}
+    source = open_source(world)
+    recorded = Feed(TaskInfo("language", "classify", {"text": "text"}, "language", LANGUAGES), source, 22)
+    stretch_epochs([recorded])
+    assert recorded.rows == 8
 
 
 def bad_pictures(root: Path) -> tuple[Feed, list[str]]:

@@ -11,7 +11,7 @@ from small_data import TINY, captioned, colour_folder, text_rows, tone_folder, w
 
 from unitx.config import SIZES
 from unitx.errors import UnitxError
-from unitx.job import _identity, build_job
+from unitx.job import _identity, _named_data, build_job
 from unitx.recipe import Recipe, TaskRecipe, load_recipe, update
 from unitx.tokenizers.text import train_sentencepiece
 from unitx.worlds.emoji import EmojiWorld
@@ -239,6 +239,21 @@ def test_the_same_data_are_known_by_any_name(one: Any, other: Any, tmp_path: Pat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "texts.csv").write_text("text,label\na,b\n")
     assert _identity(one) == _identity(other) != _identity("world:digits")
+
+
+def test_a_world_of_the_recipe_gives_its_options_to_tasks_on_it() -> None:
+    whole = Recipe(
+        data={"world": "emoji", "concepts": 3, "languages": ["en"]},
+        tasks={
+            "mine": TaskRecipe(data={"world": "emoji", "concepts": 5}),
+            "same": TaskRecipe(),
+            "other": TaskRecipe(data={"world": "digits"}, test="world:emoji"),
+        },
+    )
+    data = {name: _named_data(whole, task)[0] for name, task in whole.tasks.items()}
+    assert data["mine"] == {"world": "emoji", "concepts": 5, "languages": ["en"]}
+    assert data["same"] == whole.data and data["other"] == {"world": "digits"}
+    assert _named_data(replace(whole, data="world:emoji"), whole.tasks["mine"])[0] == whole.tasks["mine"].data
 
 
 def test_test_data_that_a_task_learns_from_are_pointed_out(data: dict[str, str], tmp_path: Path) -> None:

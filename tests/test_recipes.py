@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 from PIL import Image
+from small_data import LANGUAGES, stamp_folder
 
 import unitx
 from unitx.recipe import shipped
@@ -71,6 +72,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
         "tag": {"data": {"world": "mentions", "concepts": 20}},
         "regress": {"data": {"world": "scenes", "concepts": 4}},
         "digits": {},
+        "stamps": {"data.folder": stamp_folder(home / "stamps"), "data.languages": LANGUAGES},
         "python-source": {"tokenizers.text.vocabulary_size": 300},
         "hear": {"data": {"world": "spoken", "sentences": str(home / "book.txt")}},
     }

@@ -29,7 +29,7 @@ from unitx.data import Source, read_rows
 from unitx.errors import BadItem, UnitxError
 from unitx.media import DECODERS
 from unitx.registry import TASKS
-from unitx.source import MadeSource
+from unitx.source import is_recorded
 from unitx.task import TaskInfo
 from unitx.tokenizer import Processor
 from unitx.tokens import Batch, Example, Prepared, Targets, collate
@@ -363,7 +363,7 @@ def stretch_epochs(feeds: list[Feed]) -> None:
     Few data would else give few steps: 119 rows of which a step takes 564 are learned in no number of epochs that one
     would ask for. Made data, whose rows are new in every epoch, are never few.
     """
-    steps = max(float("inf") if isinstance(f.source, MadeSource) else len(f.source) / f.rows for f in feeds)
+    steps = max(len(f.source) / f.rows if is_recorded(f.source) else float("inf") for f in feeds)
     for feed in feeds if steps < FEWEST_STEPS else []:
         least = max(FEWEST_ROWS, TASKS.get(feed.info.kind).least_rows(feed.info))
         rows = max(least, round(feed.rows * steps / FEWEST_STEPS))

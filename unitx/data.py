@@ -59,6 +59,7 @@ WORLDS = {  # data that pip brings, opened by `world:NAME`
     "strokes": "unitx.worlds.recorded:strokes",
     "tumours": "unitx.worlds.recorded:tumours",
     "spoken": "unitx.worlds.spoken:SpokenWorld",
+    "stamps": "unitx.worlds.stamps:Stamps",
 }
 OTHERS = {".json": read_coco, ".po": read_po}  # files that hold rows of known columns
 HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?(:[\w.+-]+)?")

@@ -17,7 +17,7 @@ from unitx.errors import BadItem, UnitxError
 from unitx.model import Model
 from unitx.recipe import Recipe, TaskRecipe, backbone_config, check, is_world
 from unitx.registry import TASKS, TOKENIZERS, import_plugin
-from unitx.source import MadeSource, file_column, name_of, unseen
+from unitx.source import MadeSource, file_column, is_recorded, name_of, unseen
 from unitx.task import TaskInfo
 from unitx.tokenizer import Processor
 from unitx.writing import TEXT
@@ -166,8 +166,13 @@ def _shared(recipe: Recipe, facts: list[str]) -> Shared:
 
 
 def _named_data(recipe: Recipe, task: TaskRecipe) -> tuple[Any, Any]:
-    """What a task's recipe, or else the whole recipe, names as training data and as test data."""
+    """What a task's recipe, or else the whole recipe, names as training data and as test data.
+
+    A world that both name has the recipe's options too, where the task does not set its own.
+    """
     data = task.data if task.data is not None else recipe.data
+    if is_world(data) and is_world(recipe.data) and data["world"] == recipe.data["world"]:
+        data = {**recipe.data, **data}
     return data, task.test if task.test is not None else recipe.test
 
 
@@ -211,7 +216,8 @@ def _open_task(recipe: Recipe, task: TaskRecipe, shared: Shared, known: TaskInfo
     elif learner and not isinstance(tests, MadeSource):
         shared.facts.append(f"task '{name}' is judged on what '{learner}' learns from: that says nothing of new data")
     if isinstance(tests, MadeSource):
-        shared.facts.append(f"task '{name}' is judged on the {tests.part} part of {name_of(tests)}: made data")
+        made = "recorded" if is_recorded(tests) else "made"
+        shared.facts.append(f"task '{name}' is judged on the {tests.part} part of {name_of(tests)}: {made} data")
     info = replace(known, reads=reads, label=label, weight=task.weight, options=known.options | options)
     for modality in info.reads.values():
         TOKENIZERS.get(modality)

@@ -31,7 +31,7 @@ class TaskRecipe:
 
     Attributes:
         kind: the name of a registered task (classify, align, next_token, or a plugin's).
-        data: as `Recipe.data`, for this task alone.
+        data: as `Recipe.data`, for this task alone; of the same world with the recipe's options where it sets no own.
         test: as `Recipe.test`, for this task alone.
         reads: as `Recipe.reads`, for this task alone.
         label: as `Recipe.label`, for this task alone.

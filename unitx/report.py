@@ -25,7 +25,7 @@ from unitx.folders import check_writable
 from unitx.media import describe
 from unitx.model import Model
 from unitx.plots import draw_sketches, new_figure
-from unitx.source import MadeSource, is_answered, name_of, unseen
+from unitx.source import MadeSource, is_answered, is_recorded, name_of, unseen
 from unitx.task import Task, TaskInfo
 
 SEED = 0  # of made data; the rows of other data are all scored, in order
@@ -141,7 +141,8 @@ def evaluate(
     head.info = info = replace(head.info, reads=reads or head.info.reads, label=label or head.info.label)
     _check_modalities(model, info)
     source = unseen(open_source(data, info.reads, info.label))
-    notes = [f"made data: their {source.part} part is scored"] if isinstance(source, MadeSource) else []
+    made = "recorded" if is_recorded(source) else "made"
+    notes = [f"{made} data: their {source.part} part is scored"] if isinstance(source, MadeSource) else []
     multi = bool(info.options.get("multi_label"))
     notes += check_columns(source, info.reads, info.label, multi, evaluated=True, answer=head.answer)
     kept, unknown, unlabelled = known_rows(info, source, head.answer)

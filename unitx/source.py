@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -51,10 +51,21 @@ class MadeSource(Source, Protocol):
 
 
 class MadeFromSettings:
-    """A dataclass of made data: its fields are pickled, and what is made from them is made again where they arrive."""
+    """A dataclass of made data: its fields are pickled, and what is made from them is made again where they arrive.
+
+    Attributes:
+        recorded: people made what its rows hold, which come in parts as made data do.
+    """
+
+    recorded: ClassVar[bool] = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+
+
+def is_recorded(source: Source) -> bool:
+    """Whether its rows are not made anew in every epoch by a program, and so may be few."""
+    return not isinstance(source, MadeSource) or getattr(source, "recorded", False)
 
 
 def unseen(source: Source) -> Source:

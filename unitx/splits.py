@@ -128,7 +128,7 @@ def _groups(source: Source) -> tuple[list[list[int]], bool]:
         if not found and any(part is not None for part in written):
             found = [("text", *written)]
         keys.append([*found, ("file", files[i])] if whole_files else found)
-    return _connect(keys), whole_files
+    return connected(keys), whole_files
 
 
 def _keys(source: Source, column: str) -> list[Any]:
@@ -155,7 +155,7 @@ def _flat(key: Any) -> tuple[Any, ...]:
     return key if isinstance(key, tuple) else (key,)
 
 
-def _connect(keys: list[list[Any]]) -> list[list[int]]:
+def connected(keys: list[list[Any]]) -> list[list[int]]:
     """Rows in groups: rows that share a key are in one (union-find, Galler and Fischer 1964)."""
     parent = list(range(len(keys)))
 

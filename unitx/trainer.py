@@ -33,7 +33,7 @@ from unitx.plots import draw_curves
 from unitx.precision import DTYPES, choose_precision
 from unitx.progress import Reporter
 from unitx.recipe import save_recipe
-from unitx.source import MadeSource
+from unitx.source import is_recorded
 
 DEFAULT_MINUTES = 10.0
 SMALL = 5_000  # rows below which training from nothing is worth a word
@@ -305,7 +305,7 @@ class Trainer:
         say(f"a step takes {rows}")
         if self.steps is None and recipe.minutes is None:
             say(f"no length was given: it trains for {DEFAULT_MINUTES:g} minutes (--steps, --epochs or --minutes)")
-        given = [feed for feed in job.feeds if not isinstance(feed.source, MadeSource)]
+        given = [feed for feed in job.feeds if is_recorded(feed.source)]
         # A row of a language model may be a book.
         small = [f for f in given if len(f.source) < SMALL and not job.model.head(f.info.name).generates]
         if small and job.resolved.get("recipe"):

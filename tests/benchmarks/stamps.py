@@ -12,7 +12,6 @@ tables occurs in the others neither spoken nor written.
 from __future__ import annotations
 
 import csv
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -23,12 +22,11 @@ from zlib import crc32
 import numpy as np
 
 from unitx.worlds.emoji import EmojiWorld
+from unitx.worlds.stamps import read_stamps
 
 RECORDINGS, NAMES = 50, 900  # that a language must have to be taken
 PAIRS, PAIRS_TEST = 4_000, 400
 STRENGTH = 0.5  # of the drawings' variation: as people draw them, not as training distorts them
-SPOKEN = re.compile(r"(.+)_desc_(\w+)\.ogg")
-NAMED = re.compile(r"([\w@]+)\.utf8=(.+)")
 LICENCES = Path("/usr/share/common-licenses")
 
 
@@ -45,20 +43,22 @@ def main(stamps: Path, out: Path) -> None:
 
 
 def recordings(stamps: Path) -> list[tuple[str, Path, str]]:
-    """(stamp, file, language) of each spoken description."""
-    found = ((SPOKEN.fullmatch(file.name), file) for file in sorted(stamps.rglob("*.ogg")))
-    return [(str(file.parent / match[1]), file, match[2]) for match, file in found if match]
+    """(stamp, file, language) of each spoken name, but for the English ones, of animals only."""
+    return [
+        (str(stamps / stamp.concept), file, language)
+        for stamp in read_stamps(str(stamps))
+        for language, file in stamp.recordings.items()
+        if language != "en"
+    ]
 
 
 def names(stamps: Path) -> list[tuple[str, str, str]]:
-    """(stamp, description, language)."""
-    found = []
-    for file in sorted(stamps.rglob("*.txt")):
-        first, *others = file.read_text("utf-8", "replace").splitlines()
-        matches = [match for line in others if (match := NAMED.fullmatch(line))]
-        stamp = str(file.with_suffix(""))
-        found += [(stamp, first, "en"), *((stamp, match[2].strip(), match[1]) for match in matches)]
-    return [row for row in found if row[1].strip()]
+    """(stamp, name, language)."""
+    return [
+        (str(stamps / stamp.concept), name, language)
+        for stamp in read_stamps(str(stamps))
+        for language, name in stamp.names.items()
+    ]
 
 
 def of_languages(rows: list, least: int) -> list:

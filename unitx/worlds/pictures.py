@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources.abc import Traversable
+from typing import Any
 
 import numpy as np
 import torch
@@ -161,12 +162,26 @@ def _original(emoji: str) -> tuple[str, str]:
 
 
 def _render(svg: str, size: int) -> np.ndarray:
+    return _multiplied(np.asarray(rasterize(size, svg_string=svg)))
+
+
+def rasterize(size: int, **svg: Any) -> Image.Image:
+    """An SVG as an RGBA picture whose longer side has `size` pixels; letters that it has in a font are left out.
+
+    Args:
+        svg: `svg_string` or `svg_path`.
+
+    Raises:
+        UnitxError: resvg-py isn't installed.
+        ValueError: it cannot be drawn.
+    """
     try:
         import resvg_py
     except ImportError as error:
-        raise UnitxError("emoji pictures need resvg-py: pip install 'unitx-toolkit[demo]'") from error
-    png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, skip_system_fonts=True)
-    return _multiplied(np.asarray(Image.open(io.BytesIO(png)).convert("RGBA")))
+        raise UnitxError("pictures in SVG need resvg-py: pip install 'unitx-toolkit[demo]'") from error
+    # Without the dots an inch, sides in points or millimetres are nothing.
+    png = resvg_py.svg_to_bytes(**svg, width=size, height=size, dpi=96.0, skip_system_fonts=True)
+    return Image.open(io.BytesIO(png)).convert("RGBA")
 
 
 def _multiplied(rgba: np.ndarray) -> np.ndarray:
