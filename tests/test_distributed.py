@@ -3,7 +3,10 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +14,19 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
+import yaml
 from published_models import IMAGES, drawn, small_bert
 from safetensors.torch import load_file, save_file
-from small_data import TINY, colour_folder
+from small_data import TINY, WORDS, colour_folder, tone_folder
 from small_models import CLASSES, PAIRS, batch_of, picture, small_model
 
 import unitx.trainer as trainer_module
 from unitx.distributed import gather_rows
 from unitx.job import build_job
 from unitx.model import Model
-from unitx.recipe import Recipe, TaskRecipe, update
+from unitx.recipe import Recipe, TaskRecipe, from_dict, save_recipe, update
 from unitx.trainer import Trainer
-from unitx.training import finetune
+from unitx.training import finetune, train
 
 # What each of two processes holds: other numbers of rows, a task that one of them lacks, and a modality.
 ROWS: list[list[tuple[str, dict[str, Any]]]] = [
@@ -177,3 +181,55 @@ def test_published_models_train_in_two_processes(tmp_path: Path) -> None:
     for base in ("vit", "bert"):
         one, other = (load_file(tmp_path / f"{base}{rank}.safetensors") for rank in range(2))
         assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def every_kind(root: Path) -> Recipe:
+    """Tasks of every kind, with pictures, texts and sounds; of sounds a step has one."""
+    colour_folder(root / "photos", each=2)
+    tone_folder(root / "tones", each=2, seconds=0.2)
+    rows = [
+        {"image": f"photos/{name}/{n}.png", "text": WORDS[name] if n else None, "name": name, "number": i + n / 2,
+         "objects": [{"name": name, "box": [2, 2 + i, 8, 6]}] * n}
+        for i, name in enumerate(WORDS)
+        for n in range(2)
+    ]  # fmt: skip
+    (root / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    of = {
+        "kind": ("classify", "text", "name"),
+        "number": ("regress", "image", "number"),
+        "find": ("detect", "image", "objects"),
+        "name": ("caption", "image", "name"),
+        "say": ("translate", "text", "name"),
+        "go-on": ("next_token", "text", None),
+        "fill": ("masked", "image,text", None),
+        "pairs": ("align", "image,text", None),
+        "pitch": ("classify", "audio", "label"),
+    }
+    tasks: dict[str, Any] = {name: {"kind": k, "reads": reads, "label": label} for name, (k, reads, label) in of.items()}
+    tasks["pitch"] |= {"data": f"{root}/tones", "test": f"{root}/tones", "weight": 0.01}
+    data = {"data": f"{root}/rows.jsonl", "test": f"{root}/rows.jsonl"}
+    tree = {"tasks": tasks, "steps": 20, "evaluations": 1, "lr": 5e-4, **data}
+    return update(from_dict(Recipe, tree, "recipe"), **TINY)
+
+
+def test_torchrun_gives_the_weights_of_one_process(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    save_recipe(recipe, replace(every_kind(tmp_path), augment="light"), {})
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+    command = [*torchrun, "-m", "unitx", "train", str(recipe), "--out", str(tmp_path / "two")]
+    both = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True)
+    run = train(recipe, out=str(tmp_path / "one"), echo=False)
+    said, _ = both.communicate()
+    assert both.returncode == 0 and said.count("kind/accuracy") == 1
+    resolved = yaml.safe_load((tmp_path / "two/recipe.yaml").read_text())["resolved"]
+    assert resolved["rows_a_step"]["pitch"] == 1  # so that one of the two never hears anything in a step
+    one, two = (load_file(tmp_path / name / "checkpoints/step-20/model.safetensors") for name in ("one", "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+    lines = [json.loads(line) for line in (tmp_path / "two/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [line["step"] for line in run.history]
+    for line, alone in zip(lines, run.history, strict=True):
+        values, expected = line.get("held_out", line), alone.get("held_out", alone)
+        assert {k: v for k, v in values.items() if k != "seconds"} == pytest.approx(
+            {k: v for k, v in expected.items() if k != "seconds"}, rel=1e-3, abs=1e-3
+        )

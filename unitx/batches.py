@@ -199,7 +199,8 @@ class Step(NamedTuple):
 
 
 class Steps(Dataset):
-    """Training step → its micro-batches. A process takes every `world`-th row of a step, beginning with `rank`.
+    """Training step → its micro-batches. A process takes every `world`-th row of a step, whichever its task is,
+    beginning with `rank`, so that the processes together see what one alone would.
 
     Args:
         progress: () float tensor in shared memory, the share of the run that is done, where it is told by the clock; or
@@ -237,8 +238,12 @@ class Steps(Dataset):
         notes = Notes()
         drawn: list[Drawn] = []
         strength = self.strength(step)
+        before = 0  # rows of the tasks before
         for number, feed in enumerate(self.feeds):
-            rows = [self._row(number, feed, place) for place in self.places(feed, step)[self.rank :: self.world]]
+            places = self.places(feed, step)
+            mine = places[(self.rank - before) % self.world :: self.world]
+            before += len(places)
+            rows = [self._row(number, feed, place) for place in mine]
             drawn += read_examples(self.preparer, feed, rows, strength, notes, self.augment)
         notes.items = sum(len(one.features) for one in drawn)
         rng = np.random.default_rng([self.seed, TRAINING, step])

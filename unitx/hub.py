@@ -25,7 +25,7 @@ class DatasetSource:
     reads: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        features = self.dataset.features
+        features = self.dataset.features or {}
         self.classes = {name: feature.names for name, feature in features.items() if hasattr(feature, "names")}
         self.arrow = self.dataset.with_format("arrow")
 
@@ -57,6 +57,73 @@ class DatasetSource:
 
     def _class(self, name: str, number: int | None) -> str | None:
         return None if number is None or number < 0 else self.classes[name][number]
+
+
+@dataclass
+class StreamSource(DatasetSource):
+    """Rows of a Hugging Face `datasets.IterableDataset`, read one after the other and never all in memory.
+
+    Row i is the i-th of the first pass, row `len` + i of the second, and so on, where a stream that was shuffled
+    (`dataset.shuffle(buffer_size=…)`) comes in another order; only in this order are rows cheap. Every process and
+    every worker reads the stream by itself and keeps the rows that are its own, so that together they see each row
+    once, however many files it has. Counting the rows is a pass over one column, and so is `column`.
+
+    Attributes:
+        known: columns that were read whole, as tables; and the number of rows.
+    """
+
+    streamed: ClassVar[bool] = True
+    known: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._begin(0)
+        if not self._reach(0):
+            raise UnitxError(f"{self.name} holds no rows: give at least one")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "tables": None, "passing": -1}  # a stream that is being read cannot be pickled
+
+    @property
+    def columns(self) -> list[str]:
+        return self.table.column_names
+
+    def __len__(self) -> int:
+        if ROWS not in self.known:
+            one = self.arrow.select_columns(self.columns[:1])
+            self.known[ROWS] = sum(len(table) for table in one.iter(COUNTED))
+        return self.known[ROWS]
+
+    def row(self, index: int, rng: np.random.Generator | None = None, strength: float = 1.0) -> dict[str, Any]:
+        """Column → item of row `index`, counted on over the passes."""
+        number, place = divmod(int(index), len(self))
+        if number != self.passing or place < self.first:
+            self._begin(number)
+        if not self._reach(place):
+            raise UnitxError(f"{self.name} had {len(self):,} rows when they were counted and now ends after {self.first:,}")
+        return self._table(self.table.slice(place - self.first, 1)).row(0)
+
+    def column(self, name: str) -> list[Any]:
+        """All cells of a column, in the order of the first pass."""
+        if name not in self.known:
+            one = self.dataset.select_columns([name]).with_format("arrow")
+            self.known[name] = pa.concat_tables(list(one.iter(COUNTED)))
+            self.known[ROWS] = len(self.known[name])
+        return self._table(self.known[name]).column(name)
+
+    def _begin(self, number: int) -> None:
+        self.passing, self.first, self.table = number, 0, None
+        self.arrow.set_epoch(number)
+        self.tables = self.arrow.iter(READ)
+
+    def _reach(self, place: int) -> bool:
+        """Read on to the rows among which that of this number is; whether there is one."""
+        while self.table is None or place >= self.first + len(self.table):
+            self.first += 0 if self.table is None else len(self.table)
+            self.table = next(self.tables, None)
+            if self.table is None:
+                return False
+        return True
 
 
 def load_hub(name: str) -> DatasetSource:

@@ -23,6 +23,7 @@ from torch import Tensor
 from unitx.augment import Augment
 from unitx.batches import Notes, Step, Steps, data_loader
 from unitx.checkpoint import Progress, load_progress, load_training_state, save_checkpoint
+from unitx.distributed import gather_objects, on_cpus
 from unitx.errors import UnitxError
 from unitx.evaluation import score
 from unitx.job import Job
@@ -71,12 +72,16 @@ class Trainer:
 
         self.job, self.recipe, self.folder = job, job.recipe, folder
         recipe = job.recipe
-        self.accelerator = Accelerator(mixed_precision="no", log_with=recipe.tracker, project_dir=str(folder))
+        self.accelerator = Accelerator(
+            cpu=on_cpus(), mixed_precision="no", log_with=recipe.tracker, project_dir=str(folder)
+        )
         folder.mkdir(parents=True, exist_ok=True)
         self.main = self.accelerator.is_main_process
         processes = self.accelerator.num_processes
-        for feed in job.feeds:  # a process with fewer micro-batches would leave the others waiting for its gradients
-            feed.rows = max(feed.rows, processes * recipe.accumulate if processes > 1 else 1)
+        least = processes * recipe.accumulate  # with fewer micro-batches a process would leave the others waiting
+        if processes > 1 and sum(feed.rows for feed in job.feeds) < least:
+            for feed in job.feeds:
+                feed.rows = max(feed.rows, least)
         self.model = job.model
         self.progress = Progress()
         if checkpoint:
@@ -178,7 +183,8 @@ class Trainer:
         """One optimizer step over all micro-batches; returns the step's metrics.
 
         Each task's sum is divided by its count over all micro-batches and processes: the mean of micro-batch means
-        would weigh items by how they happened to be grouped.
+        would weigh items by how they happened to be grouped. The loss is the whole step's, the other metrics this
+        process's share of it.
         """
         set_lr(self.optimizers, self.job.resolved["lr"] * schedule(self.done, self.recipe.warmup))
         names = [feed.info.name for feed in self.job.feeds]
@@ -187,17 +193,22 @@ class Trainer:
         if not counts:
             return {}
         metrics: dict[str, float] = defaultdict(float)
+        processes = self.accelerator.num_processes
         for i, batch in enumerate(batches):
             last = i == len(batches) - 1
             with self.accelerator.no_sync(self.wrapped) if not last else nullcontext():
                 loss, found = self.wrapped(batch.to(self.accelerator.device), counts)
                 self.accelerator.backward(loss)
-            metrics["loss"] += float(loss.detach())
+            metrics["loss"] += float(loss.detach()) / processes
             for name, value in found.items():
                 task = name.split("/")[0]
-                metrics[name] += float(value) * (batch.targets[task].count / held[task])
+                metrics[name] += float(value) * batch.targets[task].count / (counts[task] * processes)
+        metrics["loss"] = self._of_processes(metrics["loss"]).sum().item()
         if not math.isfinite(metrics["loss"]):
             raise UnitxError(f"the loss is not finite at step {self.progress.step}: train with a lower --lr")
+        for p in self.model.parameters():  # what no item of this step has reached is moved as by several processes
+            if p.requires_grad and p.grad is None:
+                p.grad = torch.zeros_like(p)
         self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.recipe.clip)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -233,7 +244,10 @@ class Trainer:
         self.progress.items += notes.items
         self.report.step(self.progress, self.done, metrics, notes)
         if self.progress.step % 10 == 0 or self.done >= 1:
-            self._write({"step": self.progress.step, "seconds": round(self.progress.seconds, 3), **metrics})
+            shares = gather_objects(metrics)
+            whole = {name: sum(share.get(name, 0.0) for share in shares) for name in sorted(set().union(*shares))}
+            line = {"step": self.progress.step, "seconds": round(self.progress.seconds, 3)}
+            self._write(line | whole | {name: value for name, value in metrics.items() if name == "loss"})
 
     def _next_evaluation(self) -> float:
         """The share of the run at which the held-out rows are scored next."""
@@ -321,6 +335,9 @@ class Trainer:
 
     def _finish(self) -> Run:
         self.report.close()
+        for number, notes in enumerate(gather_objects(self.notes)):
+            if number != self.accelerator.process_index:
+                self.notes.add(notes)
         history = self._history()
         if self.main:
             if not (self.folder / "model").is_dir():
