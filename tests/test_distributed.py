@@ -205,7 +205,9 @@ def every_kind(root: Path) -> Recipe:
         "pairs": ("align", "image,text", None),
         "pitch": ("classify", "audio", "label"),
     }
-    tasks: dict[str, Any] = {name: {"kind": k, "reads": reads, "label": label} for name, (k, reads, label) in of.items()}
+    tasks: dict[str, Any] = {
+        n: {"kind": kind, "reads": reads, "label": label} for n, (kind, reads, label) in of.items()
+    }
     tasks["pitch"] |= {"data": f"{root}/tones", "test": f"{root}/tones", "weight": 0.01}
     data = {"data": f"{root}/rows.jsonl", "test": f"{root}/rows.jsonl"}
     tree = {"tasks": tasks, "steps": 20, "evaluations": 1, "lr": 5e-4, **data}
@@ -215,8 +217,8 @@ def every_kind(root: Path) -> Recipe:
 def test_torchrun_gives_the_weights_of_one_process(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     save_recipe(recipe, replace(every_kind(tmp_path), augment="light"), {})
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
-    command = [*torchrun, "-m", "unitx", "train", str(recipe), "--out", str(tmp_path / "two")]
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+    command = [sys.executable, *torchrun, "-m", "unitx", "train", str(recipe), "--out", str(tmp_path / "two")]
     both = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True)
     run = train(recipe, out=str(tmp_path / "one"), echo=False)
     said, _ = both.communicate()

@@ -29,7 +29,7 @@ from unitx.data import Source, read_rows
 from unitx.errors import BadItem, UnitxError
 from unitx.media import DECODERS
 from unitx.registry import TASKS
-from unitx.source import MadeSource
+from unitx.source import MadeSource, is_stream
 from unitx.task import TaskInfo
 from unitx.tokenizer import Processor
 from unitx.tokens import Batch, Example, Prepared, Targets, collate
@@ -264,7 +264,8 @@ class Steps(Dataset):
     def _row(self, number: int, feed: Feed, place: int) -> tuple[int, np.random.Generator]:
         """The `place`-th row that a task sees, counted over all epochs, and its own random numbers."""
         epoch, within = divmod(place, len(feed.source))
-        index = int(_order(self.seed, number, epoch, len(feed.source))[within])
+        ordered = is_stream(feed.source)  # which counts on over the epochs
+        index = place if ordered else int(_order(self.seed, number, epoch, len(feed.source))[within])
         return index, np.random.default_rng([self.seed, TRAINING, number, epoch, index])
 
 
@@ -345,7 +346,8 @@ def plan_rows(preparer: Preparer, feeds: list[Feed], batch_tokens: int, seed: in
     whole = sum(feed.info.weight for feed in feeds)
     for number, feed in enumerate(feeds):
         rng = np.random.default_rng([seed, EVALUATION, number])
-        places = rng.choice(len(feed.source), min(SAMPLED, len(feed.source)), replace=False)
+        count = min(SAMPLED, len(feed.source))
+        places = np.arange(count) if is_stream(feed.source) else rng.choice(len(feed.source), count, replace=False)
         notes, tokens = Notes(), Counter[int]()
         for one in read_examples(preparer, feed, [(index, rng) for index in places.tolist()], 0.5, notes):
             tokens[one.row] += len(preparer.cut_drawn(one, rng))

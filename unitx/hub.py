@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
 from unitx.errors import UnitxError
 from unitx.tables import Column, TableSource, table_cells
+
+READ, COUNTED = 32, 1_000  # rows of a stream that are read together, all columns of them or one
+SHUFFLED = 1_000  # rows of a stream from the hub that wait, of which the next is drawn
+ROWS = ""  # no column's name
 
 
 @dataclass
@@ -69,7 +74,7 @@ class StreamSource(DatasetSource):
     once, however many files it has. Counting the rows is a pass over one column, and so is `column`.
 
     Attributes:
-        known: columns that were read whole, as tables; and the number of rows.
+        known: columns that were read whole, as tables, and under `ROWS` how many rows there are.
     """
 
     streamed: ClassVar[bool] = True
@@ -80,54 +85,59 @@ class StreamSource(DatasetSource):
         self._begin(0)
         if not self._reach(0):
             raise UnitxError(f"{self.name} holds no rows: give at least one")
+        self.names = self.table.column_names
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "tables": None, "passing": -1}  # a stream that is being read cannot be pickled
+        return {**self.__dict__, "tables": None, "number": -1}  # what is being read is begun anew where it arrives
 
     @property
     def columns(self) -> list[str]:
-        return self.table.column_names
+        return list(self.names)
 
     def __len__(self) -> int:
         if ROWS not in self.known:
-            one = self.arrow.select_columns(self.columns[:1])
-            self.known[ROWS] = sum(len(table) for table in one.iter(COUNTED))
+            self.known[ROWS] = sum(len(table) for table in self._one(self.names[0]))
         return self.known[ROWS]
 
     def row(self, index: int, rng: np.random.Generator | None = None, strength: float = 1.0) -> dict[str, Any]:
         """Column → item of row `index`, counted on over the passes."""
         number, place = divmod(int(index), len(self))
-        if number != self.passing or place < self.first:
+        if number != self.number or place < self.first:
             self._begin(number)
         if not self._reach(place):
-            raise UnitxError(f"{self.name} had {len(self):,} rows when they were counted and now ends after {self.first:,}")
+            raise UnitxError(f"{self.name} had {len(self):,} rows when it was counted, and ends after {self.first:,}")
         return self._table(self.table.slice(place - self.first, 1)).row(0)
 
     def column(self, name: str) -> list[Any]:
         """All cells of a column, in the order of the first pass."""
         if name not in self.known:
-            one = self.dataset.select_columns([name]).with_format("arrow")
-            self.known[name] = pa.concat_tables(list(one.iter(COUNTED)))
-            self.known[ROWS] = len(self.known[name])
+            self.known[name] = pa.concat_tables(list(self._one(name)), promote_options="default")
         return self._table(self.known[name]).column(name)
 
+    def _one(self, name: str) -> Iterator[pa.Table]:
+        return self.dataset.select_columns([name]).with_format("arrow").iter(COUNTED)
+
     def _begin(self, number: int) -> None:
-        self.passing, self.first, self.table = number, 0, None
+        self.number, self.first, self.table = number, 0, pa.table({})
         self.arrow.set_epoch(number)
         self.tables = self.arrow.iter(READ)
 
     def _reach(self, place: int) -> bool:
         """Read on to the rows among which that of this number is; whether there is one."""
-        while self.table is None or place >= self.first + len(self.table):
-            self.first += 0 if self.table is None else len(self.table)
+        while place >= self.first + len(self.table):
+            self.first += len(self.table)
             self.table = next(self.tables, None)
             if self.table is None:
+                self.number = -1
                 return False
         return True
 
 
-def load_hub(name: str) -> DatasetSource:
+def load_hub(name: str, streaming: bool = False) -> DatasetSource:
     """A data set of the Hugging Face hub, "user/name" or "name", with ":split" where it is not train.
+
+    Args:
+        streaming: read it from there again and again, shuffled a little each time, in place of downloading it.
 
     Raises:
         UnitxError: `datasets` is not installed, or the data set cannot be loaded.
@@ -140,11 +150,11 @@ def load_hub(name: str) -> DatasetSource:
         ) from error
     repository, _, split = name.partition(":")
     try:
-        dataset = datasets.load_dataset(repository, split=split or "train")
+        dataset = datasets.load_dataset(repository, split=split or "train", streaming=streaming)
     except Exception as error:  # whatever the hub, the network or the data set's own files bring up
         cause = (str(error).splitlines() or [type(error).__name__])[0]
         raise UnitxError(
             f"'{name}' is neither a path nor a data set of the hub that could be loaded ({cause}); "
             "give another path or name, or load it in Python and give the Dataset itself"
         ) from error
-    return DatasetSource(dataset, name)
+    return StreamSource(dataset.shuffle(0, buffer_size=SHUFFLED), name) if streaming else DatasetSource(dataset, name)

@@ -17,7 +17,7 @@ from unitx.errors import BadItem, UnitxError
 from unitx.model import Model
 from unitx.recipe import Recipe, TaskRecipe, backbone_config, check, is_world
 from unitx.registry import TASKS, TOKENIZERS, import_plugin
-from unitx.source import MadeSource, file_column, name_of, unseen
+from unitx.source import MadeSource, file_column, is_stream, name_of, unseen
 from unitx.task import TaskInfo
 from unitx.tokenizer import Processor
 from unitx.writing import TEXT
@@ -225,7 +225,8 @@ def _parts(
     by the seed of other data.
 
     Raises:
-        UnitxError: the validation or test part of made data are to be learned from.
+        UnitxError: the validation or test part of made data are to be learned from, or a part of a stream to be held
+            out.
     """
     if isinstance(source, MadeSource):
         if source.part != "train":
@@ -233,6 +234,13 @@ def _parts(
         return shared.made.setdefault(key, source), source.of_part("validation")
     if key not in shared.held_out_of:
         return source, None
+    if is_stream(source):
+        if recipe.holdout:
+            raise UnitxError(
+                f"{name_of(source)}: from a stream nothing is held out: name other data to judge by with --test, or "
+                "set --holdout 0"
+            )
+        return source, Subset(source, np.arange(0))
     # Texts may be read whole by one task and in pieces by another: they are known by their files, other rows by number.
     key = key, file_column(source) or len(source)
     if key in shared.splits:
@@ -301,6 +309,8 @@ def _items(feeds: list[Feed], modality: str, seed: int) -> Iterator[Any]:
         if TASKS.get(feed.info.kind).writes and feed.info.label and modality == TEXT:
             columns[feed.info.label] = TEXT
         wanted = replace(feed.info, reads=columns)
-        for index in np.random.default_rng([seed, number]).permutation(len(feed.source)).tolist() if columns else []:
+        rows = len(feed.source)
+        order = np.arange(rows) if is_stream(feed.source) else np.random.default_rng([seed, number]).permutation(rows)
+        for index in order.tolist() if columns else []:
             with suppress(BadItem):
                 yield from (i for _, i in wanted.parts(feed.source.row(index, np.random.default_rng(index))))

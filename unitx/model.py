@@ -216,7 +216,7 @@ class Model(nn.Module):
         return replace(batch, targets=targets).to(self.device)
 
     def _absent(self, batch: Batch) -> Tensor:
-        """Zero, with a gradient to tokenizers and heads that have no item here: data-parallel training waits for each."""
+        """Zero, with a gradient to what may have no item here: data-parallel training waits for every parameter."""
         parts = [t for modality, t in self.tokenizers.items() if modality not in batch.values]
         absent = [p for part in (*parts, *self.heads.values()) for p in part.parameters()]
         return sum((p.sum() * 0.0 for p in absent), torch.zeros((), device=self.device))
