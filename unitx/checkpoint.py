@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,16 @@ class Progress:
     Attributes:
         step: optimizer steps done; the place in the data follows from it.
         seconds: time spent training.
-        best: the best headline score so far, larger is better; None before the first evaluation.
         items: items seen.
+        evaluated: the headline scores of each evaluation, task → score, larger is better.
+        best: which of these evaluations is the best; None before the first.
     """
 
     step: int = 0
     seconds: float = 0.0
-    best: float | None = None
     items: int = 0
+    evaluated: list[dict[str, float]] = field(default_factory=list)
+    best: int | None = None
 
 
 def save_checkpoint(folder: Path, model: Any, optimizers: list[torch.optim.Optimizer], progress: Progress) -> Path:
@@ -75,7 +77,10 @@ def load_progress(checkpoint: Path) -> Progress:
     """
     if not (checkpoint / STATE).is_file() or not (checkpoint / TENSORS).is_file():
         raise UnitxError(f"{checkpoint} is no checkpoint: it lacks {STATE} or {TENSORS}")
-    return Progress(**json.loads((checkpoint / STATE).read_text("utf-8"))["progress"])
+    progress = json.loads((checkpoint / STATE).read_text("utf-8"))["progress"]
+    if "evaluated" not in progress:  # an older run's, whose best was a score
+        progress["best"] = None
+    return Progress(**progress)
 
 
 def load_training_state(checkpoint: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:

@@ -67,6 +67,8 @@ def build_job(recipe: Recipe, base: Model | None = None, fixed: Collection[str] 
         train, test, info = _open_task(recipe, task, shared, known)
         feeds.append(Feed(info, train))
         held_out.append(Feed(info, test))
+    if recipe.temperature is not None:
+        weigh_by_size(feeds, recipe.temperature)
     processors = _processors(recipe, feeds, base, facts)
     infos = [feed.info for feed in feeds]
     model = (
@@ -97,6 +99,13 @@ def build_job(recipe: Recipe, base: Model | None = None, fixed: Collection[str] 
     return Job(recipe, model, preparer, feeds, held_out, facts, resolved)
 
 
+def weigh_by_size(feeds: list[Feed], temperature: float) -> None:
+    """Multiply each task's weight by its rows to the power of 1 / temperature (Raffel et al. 2020), one on average."""
+    factors = np.array([len(feed.source) for feed in feeds]) ** (1 / temperature)
+    for feed, factor in zip(feeds, factors / factors.mean(), strict=True):
+        feed.info = replace(feed.info, weight=feed.info.weight * float(factor))
+
+
 def _known(base: Model | None, name: str, kind: str, fixed: bool) -> TaskInfo:
     """What is known of a task before its data are opened: all that a fixed head knows; of one that goes on, whether it
     shares its matrix with the tokenizer, and how it was pooled; that a decoder's last token has seen the most."""
@@ -125,10 +134,12 @@ def _extended(
         base.add_task(info)
         if old is None:
             continue
-        new, known = base.head(info.name), old.state_dict()
-        same = old.info.kind == info.kind and old.info.labels == info.labels
-        if same and {n: v.shape for n, v in new.state_dict().items()} == {n: v.shape for n, v in known.items()}:
-            new.load_state_dict(known)
+        new, known, shapes = base.head(info.name), old.state_dict(), {}
+        for head, state in ((new, new.state_dict()), (old, known)):
+            state.pop("log_variance", None)  # of the run, not of what it learned
+            shapes[head] = {name: value.shape for name, value in state.items()}
+        if old.info.kind == info.kind and old.info.labels == info.labels and shapes[new] == shapes[old]:
+            new.load_state_dict(known, strict=False)
         elif info.name in fixed:
             what = "another form" if old.info.labels == info.labels else "no concepts"
             raise UnitxError(
@@ -212,7 +223,10 @@ def _open_task(recipe: Recipe, task: TaskRecipe, shared: Shared, known: TaskInfo
         shared.facts.append(f"task '{name}' is judged on what '{learner}' learns from: that says nothing of new data")
     if isinstance(tests, MadeSource):
         shared.facts.append(f"task '{name}' is judged on the {tests.part} part of {name_of(tests)}: made data")
-    info = replace(known, reads=reads, label=label, weight=task.weight, options=known.options | options)
+    uncertain = recipe.loss_weighting == "uncertainty"
+    info = replace(
+        known, reads=reads, label=label, weight=task.weight, uncertain=uncertain, options=known.options | options
+    )
     for modality in info.reads.values():
         TOKENIZERS.get(modality)
     return source, tests, kind.fit(info, source)

@@ -180,7 +180,7 @@ class Model(nn.Module):
             return replace(self.backbone(tokens, **inside), embedded=tokens.vectors)
 
     def forward(self, batch: Batch, counts: dict[str, float] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted sum over tasks of their mean losses.
+        """The weighted sum over tasks of their mean losses (`Task.weighed`).
 
         Args:
             counts: task → what its summed loss is divided by, where that is more than this batch holds (over
@@ -196,11 +196,13 @@ class Model(nn.Module):
         for name, targets in batch.targets.items():
             head = self.head(name)
             found = head.loss(tokens, targets)
-            mean = found.sum / ((counts or {}).get(name, found.count) or 1)
-            total = total + head.info.weight * mean
+            divisor = (counts or {}).get(name, found.count) or 1
+            total = total + head.weighed(found.sum / divisor, found.count / divisor)
             if not targets.count:
                 continue
             metrics[f"{name}/loss"] = found.sum.detach() / max(found.count, 1)
+            if head.log_variance is not None:
+                metrics[f"{name}/log_variance"] = head.log_variance.detach()
             for metric, value in found.metrics.items():
                 metrics[f"{name}/{metric}"] = value / max(found.count, 1)
         return total + self._absent(batch) if several() else total, metrics

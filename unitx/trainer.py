@@ -1,6 +1,7 @@
 """The loop: steps, evaluations, checkpoints, and a run's folder that tells what happened.
 
 runs/flowers/  recipe.yaml  model/ (the best)  checkpoints/step-N/ (the last)  metrics.jsonl  curves.png
+               best/TASK/ (of `keep_best: each`)
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from unitx.batches import Notes, Step, Steps, data_loader
 from unitx.checkpoint import Progress, load_progress, load_training_state, save_checkpoint
 from unitx.distributed import gather_objects, on_cpus
 from unitx.errors import UnitxError
-from unitx.evaluation import score
+from unitx.evaluation import gain, score
 from unitx.job import Job
 from unitx.lora import has_lora, merge_lora
 from unitx.model import Model, shipped_models
@@ -46,7 +47,7 @@ class Run:
 
     Attributes:
         folder: recipe.yaml, model/, checkpoints/, metrics.jsonl, curves.png.
-        model: the best one, by the mean of the tasks' headline scores on the held-out rows.
+        model: the best one, by the tasks' headline scores on the held-out rows (`evaluation.gain`).
         metrics: its scores, "task/metric".
         history: the lines of metrics.jsonl.
     """
@@ -255,9 +256,9 @@ class Trainer:
         return (math.floor(self.done * count + 1e-9) + 1) / count
 
     def _evaluate(self) -> None:
-        """Score every task on its held-out rows; keep the model when their mean is the best so far."""
+        """Score every task on its held-out rows; keep the model when it is the best so far."""
         scores: dict[str, float] = {}
-        headlines: list[float] = []
+        headlines: dict[str, float] = {}
         self.judged = Notes()
         for feed in self.job.held_out:
             head = self.model.head(feed.info.name)
@@ -266,17 +267,23 @@ class Trainer:
             self.notes.skipped += notes.skipped
             scores |= {f"{feed.info.name}/{metric}": value for metric, value in found.items()}
             if head.headline in found:
-                headlines.append(-found[head.headline] if head.lower_is_better else found[head.headline])
-        mean = sum(headlines) / len(headlines) if headlines else None
+                headlines[feed.info.name] = found[head.headline] * (-1 if head.lower_is_better else 1)
         self.report.scores(self.progress, scores)
         self._write({"step": self.progress.step, "held_out": scores})
+        before, best = self.progress.evaluated, self.progress.best
+        self.progress.evaluated = [*before, headlines]
         # Without held-out rows the last model is the one to keep.
-        best = self.progress.best
-        if mean is None or best is None or math.isnan(best) or mean >= best:
-            self.progress.best = mean
-            if self.main:
-                self.model.save_pretrained(self.folder / "model")
-                (self.folder / "model" / "scores.json").write_text(json.dumps(scores, indent=2), "utf-8")
+        if best is None or gain(headlines, before[best], self.progress.evaluated) >= 0:
+            self.progress.best = len(before)
+            self._keep("model", scores)
+        for task, value in headlines.items() if self.recipe.keep_best == "each" else ():
+            if all(value >= each[task] for each in before if not math.isnan(each.get(task, math.nan))):
+                self._keep(f"best/{task}", scores)
+
+    def _keep(self, folder: str, scores: dict[str, float]) -> None:
+        if self.main:
+            self.model.save_pretrained(self.folder / folder)
+            (self.folder / folder / "scores.json").write_text(json.dumps(scores, indent=2), "utf-8")
 
     def _checkpoint_due(self) -> bool:
         every = self.recipe.checkpoint_every
