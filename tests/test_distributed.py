@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 import yaml
+from accelerate import Accelerator
 from published_models import IMAGES, drawn, small_bert
 from safetensors.torch import load_file, save_file
 from small_data import TINY, WORDS, colour_folder, tone_folder
@@ -22,10 +23,12 @@ from small_models import CLASSES, PAIRS, batch_of, picture, small_model
 
 import unitx.trainer as trainer_module
 from unitx.distributed import gather_rows
+from unitx.errors import UnitxError
 from unitx.job import build_job
 from unitx.model import Model
 from unitx.recipe import Recipe, TaskRecipe, from_dict, save_recipe, update
-from unitx.trainer import Trainer
+from unitx.sharding import sharding_of
+from unitx.trainer import Run, Trainer
 from unitx.training import finetune, train
 
 # What each of two processes holds: other numbers of rows, a task that one of them lacks, and a modality.
@@ -214,24 +217,44 @@ def every_kind(root: Path) -> Recipe:
     return update(from_dict(Recipe, tree, "recipe"), **TINY)
 
 
-def test_torchrun_gives_the_weights_of_one_process(tmp_path: Path) -> None:
-    recipe = tmp_path / "recipe.yaml"
-    save_recipe(recipe, replace(every_kind(tmp_path), augment="light"), {})
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    save_recipe(folder / "recipe.yaml", replace(every_kind(folder), augment="light"), {})
+    return train(folder / "recipe.yaml", out=str(folder / "run"), echo=False)
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_torchrun_gives_the_weights_of_one_process(tmp_path: Path, alone: Run, sharded: bool) -> None:
+    """Also where the processes share the weights, as `accelerate launch --use_fsdp --fsdp_version 2` asks for."""
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+    recipe = alone.folder.parent / "recipe.yaml"
     command = [sys.executable, *torchrun, "-m", "unitx", "train", str(recipe), "--out", str(tmp_path / "two")]
-    both = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True)
-    run = train(recipe, out=str(tmp_path / "one"), echo=False)
-    said, _ = both.communicate()
-    assert both.returncode == 0 and said.count("kind/accuracy") == 1
+    given = {"OMP_NUM_THREADS": "1"} | ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"} if sharded else {})
+    both = subprocess.run(command, env={**os.environ, **given}, stdout=subprocess.PIPE, text=True)
+    assert both.returncode == 0 and both.stdout.count("kind/accuracy") == 1
     resolved = yaml.safe_load((tmp_path / "two/recipe.yaml").read_text())["resolved"]
+    assert any("2 processes share the weights" in fact for fact in resolved["facts"]) == sharded
     assert resolved["rows_a_step"]["pitch"] == 1  # so that one of the two never hears anything in a step
-    one, two = (load_file(tmp_path / name / "checkpoints/step-20/model.safetensors") for name in ("one", "two"))
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+    runs = (alone.folder, tmp_path / "two")
+    for file in ("model", "training"):
+        one, two = (load_file(run / f"checkpoints/step-20/{file}.safetensors") for run in runs)
+        assert one.keys() == two.keys()
+        for name in one.keys() - {"random.cpu"}:
+            torch.testing.assert_close(two[name], one[name], rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
     lines = [json.loads(line) for line in (tmp_path / "two/metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [line["step"] for line in run.history]
-    for line, alone in zip(lines, run.history, strict=True):
-        values, expected = line.get("held_out", line), alone.get("held_out", alone)
-        assert {k: v for k, v in values.items() if k != "seconds"} == pytest.approx(
-            {k: v for k, v in expected.items() if k != "seconds"}, rel=1e-3, abs=1e-3
-        )
+    assert [line["step"] for line in lines] == [line["step"] for line in alone.history]
+    for line, expected in zip(lines, alone.history, strict=True):
+        found, wanted = ({**each.get("held_out", each), "seconds": 0} for each in (line, expected))
+        assert found == pytest.approx(wanted, rel=1e-3, abs=1e-3)
+
+
+def test_only_the_second_version_of_fsdp_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sharding_of(Accelerator(cpu=True)) is None
+    monkeypatch.setattr("unitx.sharding.several", lambda: True)
+    assert sharding_of(Accelerator(cpu=True)) is None
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "1")
+    with pytest.raises(UnitxError, match="--fsdp_version 2"):
+        sharding_of(Accelerator(cpu=True))

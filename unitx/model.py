@@ -202,7 +202,7 @@ class Model(nn.Module):
                 continue
             metrics[f"{name}/loss"] = found.sum.detach() / max(found.count, 1)
             if head.log_variance is not None:
-                metrics[f"{name}/log_variance"] = head.log_variance.detach()
+                metrics[f"{name}/log_variance"] = head.log_variance.detach()[0].clone()
             for metric, value in found.metrics.items():
                 metrics[f"{name}/{metric}"] = value / max(found.count, 1)
         return total + self._absent(batch) if several() else total, metrics

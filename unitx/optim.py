@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unitx.backbone import Attention
+from unitx.sharding import is_shared, part_of, whole
 
 if TYPE_CHECKING:
     from unitx.model import Model
@@ -46,6 +47,7 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # it is not called
         by_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor, float]]] = defaultdict(list)
+        shared: list[tuple[Tensor, Tensor]] = []
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is None:
@@ -56,8 +58,12 @@ class Muon(torch.optim.Optimizer):
                 momentum.lerp_(p.grad, 1 - group["momentum"])
                 update = p.grad.lerp(momentum, group["momentum"])  # Nesterov's
                 p.mul_(1 - group["lr"] * group["weight_decay"])
-                sizes = self.splits.get(p, [len(p)])
-                for part, change in zip(p.split(sizes), update.split(sizes), strict=True):
+                sizes, target = self.splits.get(p, [len(p)]), p
+                if is_shared(p):  # each process does all of the iteration, and keeps its part
+                    update = whole(update)
+                    target = torch.zeros_like(update)
+                    shared.append((p, target))
+                for part, change in zip(target.split(sizes), update.split(sizes), strict=True):
                     tall = part.shape[0] > part.shape[1]
                     flat, to = (change.T, part.T) if tall else (change, part)
                     by_shape[tuple(flat.shape)].append((to, flat, group["lr"]))
@@ -66,6 +72,8 @@ class Muon(torch.optim.Optimizer):
             scale = 0.2 * math.sqrt(max(rows, columns))
             for (to, _, lr), update in zip(entries, updates.to(torch.float32), strict=True):
                 to.add_(update, alpha=-lr * scale)
+        for p, change in shared:
+            p.add_(part_of(change, p))
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:

@@ -142,7 +142,7 @@ class Task(nn.Module):
         self.info = info
         self.options = self.parse_options(info)
         self.embedding_dim = dim
-        self.log_variance = nn.Parameter(torch.zeros(())) if info.uncertain else None
+        self.log_variance = nn.Parameter(torch.zeros(1)) if info.uncertain else None
 
     def add_modality(self, modality: str) -> None:
         """The model reads one modality more from now on; for heads that treat each apart."""
@@ -222,7 +222,8 @@ class Task(nn.Module):
         loss = self.info.weight * loss
         if self.log_variance is None:
             return loss
-        return loss * (-self.log_variance).exp() + share * self.log_variance / 2
+        log_variance = self.log_variance[0]  # FSDP takes no parameter without an axis
+        return loss * (-log_variance).exp() + share * log_variance / 2
 
     def outputs(self, tokens: Tokens, rows: Tensor) -> Tensor:
         """(n, …) what `score` and `answers` work on, a row for each of the sequences `rows` (packed numbers)."""

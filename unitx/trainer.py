@@ -14,6 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from unitx.augment import Augment
 from unitx.batches import Notes, Step, Steps, data_loader
-from unitx.checkpoint import Progress, load_progress, load_training_state, save_checkpoint
+from unitx.checkpoint import Progress, load_progress, load_training_state, optimizer_state, save_checkpoint
 from unitx.distributed import gather_objects, on_cpus
 from unitx.errors import UnitxError
 from unitx.evaluation import gain, score
@@ -35,6 +36,7 @@ from unitx.plots import draw_curves
 from unitx.precision import DTYPES, choose_precision
 from unitx.progress import Reporter
 from unitx.recipe import save_recipe
+from unitx.sharding import shard, sharding_of, whole_state
 from unitx.source import MadeSource
 
 DEFAULT_MINUTES = 10.0
@@ -92,14 +94,18 @@ class Trainer:
         self.report = Reporter(echo and self.main)
         self._choose_precision()
         self.steps = self._length()
-        optimizers = build_optimizers(
+        sharding = sharding_of(self.accelerator)
+        self.spare = deepcopy(self.model) if sharding else None
+        if sharding:
+            shard(self.model, self.accelerator, sharding)
+            job.facts.append(f"{processes} processes share the weights, their gradients and the optimizers' states")
+        self.optimizers = build_optimizers(
             self.model, recipe.optimizer, job.resolved["lr"], recipe.weight_decay, recipe.layer_decay,
             DTYPES[job.resolved["precision"]],
         )  # fmt: skip
-        prepared = self.accelerator.prepare(self.model, *optimizers)
-        self.wrapped, self.optimizers = prepared[0], list(prepared[1:])
+        self.wrapped = self.model if sharding else self.accelerator.prepare(self.model)
         if checkpoint:
-            load_training_state(checkpoint, self.model, [o.optimizer for o in self.optimizers])
+            load_training_state(checkpoint, self.model, self.optimizers)
         self.clock = torch.tensor(self.done).share_memory_()  # for the loader's workers
         self.notes, self.judged = Notes(), Notes()  # of the items trained on, and of those scored last
         self.left_out = 0  # steps that some process had no readable rows for
@@ -260,9 +266,10 @@ class Trainer:
         scores: dict[str, float] = {}
         headlines: dict[str, float] = {}
         self.judged = Notes()
+        model = self._whole_model()
         for feed in self.job.held_out:
-            head = self.model.head(feed.info.name)
-            found, notes = score(self.model, self.job.preparer, feed, self.recipe.seed)
+            head = model.head(feed.info.name)
+            found, notes = score(model, self.job.preparer, feed, self.recipe.seed)
             self.judged.add(notes)
             self.notes.skipped += notes.skipped
             scores |= {f"{feed.info.name}/{metric}": value for metric, value in found.items()}
@@ -275,14 +282,21 @@ class Trainer:
         # Without held-out rows the last model is the one to keep.
         if best is None or gain(headlines, before[best], self.progress.evaluated) >= 0:
             self.progress.best = len(before)
-            self._keep("model", scores)
+            self._keep(model, "model", scores)
         for task, value in headlines.items() if self.recipe.keep_best == "each" else ():
             if all(value >= each[task] for each in before if not math.isnan(each.get(task, math.nan))):
-                self._keep(f"best/{task}", scores)
+                self._keep(model, f"best/{task}", scores)
 
-    def _keep(self, folder: str, scores: dict[str, float]) -> None:
+    def _whole_model(self) -> Model:
+        """The model as it stands, all of it in each process; of a sharded one the copy that was made for this."""
+        if self.spare is None:
+            return self.model
+        self.spare.load_state_dict(whole_state(self.model))
+        return self.spare.to(self.accelerator.device)
+
+    def _keep(self, model: Model, folder: str, scores: dict[str, float]) -> None:
         if self.main:
-            self.model.save_pretrained(self.folder / folder)
+            model.save_pretrained(self.folder / folder)
             (self.folder / folder / "scores.json").write_text(json.dumps(scores, indent=2), "utf-8")
 
     def _checkpoint_due(self) -> bool:
@@ -290,9 +304,9 @@ class Trainer:
         return bool(every and self.progress.step % every == 0)
 
     def _checkpoint(self) -> None:
+        model, states = self._whole_model(), [optimizer_state(self.model, o) for o in self.optimizers]
         if self.main:
-            optimizers = [o.optimizer for o in self.optimizers]
-            save_checkpoint(self.folder / "checkpoints", self.model, optimizers, self.progress)
+            save_checkpoint(self.folder / "checkpoints", model, states, self.progress)
 
     def _write(self, line: dict[str, Any]) -> None:
         if self.main:
@@ -345,10 +359,10 @@ class Trainer:
         for number, notes in enumerate(gather_objects(self.notes)):
             if number != self.accelerator.process_index:
                 self.notes.add(notes)
-        history = self._history()
+        history, model = self._history(), self._whole_model()
         if self.main:
             if not (self.folder / "model").is_dir():
-                self.model.save_pretrained(self.folder / "model")
+                model.save_pretrained(self.folder / "model")
             draw_curves(history, self.folder / "curves.png")
             self._report_items()
         if self.recipe.tracker:
