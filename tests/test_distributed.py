@@ -251,10 +251,11 @@ def test_torchrun_gives_the_weights_of_one_process(tmp_path: Path, alone: Run, s
 
 
 def test_only_the_second_version_of_fsdp_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert sharding_of(Accelerator(cpu=True)) is None
-    monkeypatch.setattr("unitx.sharding.several", lambda: True)
-    assert sharding_of(Accelerator(cpu=True)) is None
+    accelerator = Accelerator(cpu=True)
+    assert sharding_of(accelerator) is None
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    assert sharding_of(accelerator) is None
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("FSDP_VERSION", "1")
     with pytest.raises(UnitxError, match="--fsdp_version 2"):
-        sharding_of(Accelerator(cpu=True))
+        sharding_of(accelerator)

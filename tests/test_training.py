@@ -144,7 +144,7 @@ def test_the_best_of_each_task_is_kept_where_asked_for(
 def test_uncertainty_is_learned_and_goes_on_after_a_stop(tmp_path: Path, rows: str):
     given = {"data": rows, "loss_weighting": "uncertainty", "lr": 1e-2, "evaluations": 1}
     run = tiny_run(Recipe(tasks=dict(TWO)), tmp_path / "run", steps=20, checkpoint_every=10, **given)
-    learned = {task: float(run.model.head(task).log_variance) for task in TWO}
+    learned = {task: run.model.head(task).log_variance.item() for task in TWO}
     assert all(abs(value) > 1e-3 for value in learned.values())
     line = next(line for line in run.history if line["step"] == 10)
     parts = [
@@ -155,7 +155,7 @@ def test_uncertainty_is_learned_and_goes_on_after_a_stop(tmp_path: Path, rows: s
     assert line["loss"] == pytest.approx(sum(parts), rel=1e-5)
     shutil.rmtree(run.folder / "checkpoints/step-20")
     again = unitx.resume(run.folder, echo=False)
-    assert {task: float(again.model.head(task).log_variance) for task in TWO} == learned
+    assert {task: again.model.head(task).log_variance.item() for task in TWO} == learned
     further = unitx.finetune(
         run.folder, Recipe(tasks=dict(TWO)), data=rows, steps=1, out=str(tmp_path / "further"), echo=False,
         evaluations=1, precision="fp32", workers=0, lr=1e-9,

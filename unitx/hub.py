@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,7 +89,7 @@ class StreamSource(DatasetSource):
         self.names = self.table.column_names
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "tables": None, "number": -1}  # what is being read is begun anew where it arrives
+        return {**self.__dict__, "tables": None, "reader": 0}
 
     @property
     def columns(self) -> list[str]:
@@ -102,7 +103,8 @@ class StreamSource(DatasetSource):
     def row(self, index: int, rng: np.random.Generator | None = None, strength: float = 1.0) -> dict[str, Any]:
         """Column → item of row `index`, counted on over the passes."""
         number, place = divmod(int(index), len(self))
-        if number != self.number or place < self.first:
+        # A forked worker begins anew: open files have one place for all processes.
+        if os.getpid() != self.reader or number != self.number or place < self.first:
             self._begin(number)
         if not self._reach(place):
             raise UnitxError(f"{self.name} had {len(self):,} rows when it was counted, and ends after {self.first:,}")
@@ -118,9 +120,10 @@ class StreamSource(DatasetSource):
         return self.dataset.select_columns([name]).with_format("arrow").iter(COUNTED)
 
     def _begin(self, number: int) -> None:
-        self.number, self.first, self.table = number, 0, pa.table({})
-        self.arrow.set_epoch(number)
-        self.tables = self.arrow.iter(READ)
+        self.reader, self.number, self.first, self.table = os.getpid(), number, 0, pa.table({})
+        stream = self.dataset.with_format("arrow")  # a new one: its epoch is shared with processes forked later
+        stream.set_epoch(number)
+        self.tables = stream.iter(READ)
 
     def _reach(self, place: int) -> bool:
         """Read on to the rows among which that of this number is; whether there is one."""
@@ -128,7 +131,7 @@ class StreamSource(DatasetSource):
             self.first += len(self.table)
             self.table = next(self.tables, None)
             if self.table is None:
-                self.number = -1
+                self.reader = 0
                 return False
         return True
 

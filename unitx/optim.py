@@ -24,7 +24,8 @@ class Muon(torch.optim.Optimizer):
     """Momentum whose matrices are orthogonalised before they are applied (Jordan et al. 2024).
 
     The update is scaled by 0.2 · sqrt(max(rows, columns)), so that its entries are about as large as AdamW's (Liu et
-    al. 2025). Matrices of one shape go through the iteration as one batch.
+    al. 2025). Matrices of one shape go through the iteration as one batch, those that processes share (FSDP2) whole in
+    each.
 
     Args:
         splits: parameter → the row counts of the matrices that are stacked in it (query, key and value), which are
@@ -59,7 +60,7 @@ class Muon(torch.optim.Optimizer):
                 update = p.grad.lerp(momentum, group["momentum"])  # Nesterov's
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 sizes, target = self.splits.get(p, [len(p)]), p
-                if is_shared(p):  # each process does all of the iteration, and keeps its part
+                if is_shared(p):
                     update = whole(update)
                     target = torch.zeros_like(update)
                     shared.append((p, target))

@@ -7,10 +7,10 @@ import os
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from unitx.backbone import Block
-from unitx.distributed import several
 from unitx.errors import UnitxError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def sharding_of(accelerator: Accelerator) -> Any:
     Raises:
         UnitxError: the first version of FSDP is asked for.
     """
-    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true" or not several():
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true" or not dist.is_initialized():
         return None
     from accelerate import FullyShardedDataParallelPlugin
 

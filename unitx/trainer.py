@@ -251,10 +251,11 @@ class Trainer:
         self.progress.items += notes.items
         self.report.step(self.progress, self.done, metrics, notes)
         if self.progress.step % 10 == 0 or self.done >= 1:
-            shares = gather_objects(metrics)
-            whole = {name: sum(share.get(name, 0.0) for share in shares) for name in sorted(set().union(*shares))}
             line = {"step": self.progress.step, "seconds": round(self.progress.seconds, 3)}
-            self._write(line | whole | {name: value for name, value in metrics.items() if name == "loss"})
+            shares = gather_objects(metrics)
+            names = sorted(set().union(*shares) - {"loss"})
+            loss = {name: value for name, value in metrics.items() if name == "loss"}  # none of a step left out
+            self._write(line | loss | {name: sum(share.get(name, 0.0) for share in shares) for name in names})
 
     def _next_evaluation(self) -> float:
         """The share of the run at which the held-out rows are scored next."""
