@@ -49,7 +49,7 @@ def shake(module: nn.Module, seed: int = 0) -> None:
     generator = torch.Generator().manual_seed(seed)
     for p in module.parameters():
         noise = torch.randn(p.shape, generator=generator)
-        p.copy_(1 + 0.3 * noise if p.ndim == 1 else noise * p.shape[-1] ** -0.5 * 1.5)
+        p.copy_(1 + 0.3 * noise if p.ndim < 2 else noise * p.shape[-1] ** -0.5 * 1.5)
     for norm in (m for m in module.modules() if isinstance(m, nn.BatchNorm1d)):
         norm.running_mean.copy_(0.5 * torch.randn(norm.num_features, generator=generator))
         norm.running_var.copy_(0.5 + torch.rand(norm.num_features, generator=generator))

@@ -3,7 +3,10 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +14,22 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
+import yaml
+from accelerate import Accelerator
 from published_models import IMAGES, drawn, small_bert
 from safetensors.torch import load_file, save_file
-from small_data import TINY, colour_folder
+from small_data import TINY, WORDS, colour_folder, tone_folder
 from small_models import CLASSES, PAIRS, batch_of, picture, small_model
 
 import unitx.trainer as trainer_module
 from unitx.distributed import gather_rows
+from unitx.errors import UnitxError
 from unitx.job import build_job
 from unitx.model import Model
-from unitx.recipe import Recipe, TaskRecipe, update
-from unitx.trainer import Trainer
-from unitx.training import finetune
+from unitx.recipe import Recipe, TaskRecipe, from_dict, save_recipe, update
+from unitx.sharding import sharding_of
+from unitx.trainer import Run, Trainer
+from unitx.training import finetune, train
 
 # What each of two processes holds: other numbers of rows, a task that one of them lacks, and a modality.
 ROWS: list[list[tuple[str, dict[str, Any]]]] = [
@@ -177,3 +184,78 @@ def test_published_models_train_in_two_processes(tmp_path: Path) -> None:
     for base in ("vit", "bert"):
         one, other = (load_file(tmp_path / f"{base}{rank}.safetensors") for rank in range(2))
         assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def every_kind(root: Path) -> Recipe:
+    """Tasks of every kind, with pictures, texts and sounds; of sounds a step has one."""
+    colour_folder(root / "photos", each=2)
+    tone_folder(root / "tones", each=2, seconds=0.2)
+    rows = [
+        {"image": f"photos/{name}/{n}.png", "text": WORDS[name] if n else None, "name": name, "number": i + n / 2,
+         "objects": [{"name": name, "box": [2, 2 + i, 8, 6]}] * n}
+        for i, name in enumerate(WORDS)
+        for n in range(2)
+    ]  # fmt: skip
+    (root / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    of = {
+        "kind": ("classify", "text", "name"),
+        "number": ("regress", "image", "number"),
+        "find": ("detect", "image", "objects"),
+        "name": ("caption", "image", "name"),
+        "say": ("translate", "text", "name"),
+        "go-on": ("next_token", "text", None),
+        "fill": ("masked", "image,text", None),
+        "pairs": ("align", "image,text", None),
+        "pitch": ("classify", "audio", "label"),
+    }
+    tasks: dict[str, Any] = {
+        n: {"kind": kind, "reads": reads, "label": label} for n, (kind, reads, label) in of.items()
+    }
+    tasks["pitch"] |= {"data": f"{root}/tones", "test": f"{root}/tones", "weight": 0.01}
+    data = {"data": f"{root}/rows.jsonl", "test": f"{root}/rows.jsonl"}
+    tree = {"tasks": tasks, "steps": 20, "evaluations": 1, "lr": 5e-4, **data}
+    return update(from_dict(Recipe, tree, "recipe"), **TINY)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    save_recipe(folder / "recipe.yaml", replace(every_kind(folder), augment="light"), {})
+    return train(folder / "recipe.yaml", out=str(folder / "run"), echo=False)
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_torchrun_gives_the_weights_of_one_process(tmp_path: Path, alone: Run, sharded: bool) -> None:
+    """Also where the processes share the weights, as `accelerate launch --use_fsdp --fsdp_version 2` asks for."""
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+    recipe = alone.folder.parent / "recipe.yaml"
+    command = [sys.executable, *torchrun, "-m", "unitx", "train", str(recipe), "--out", str(tmp_path / "two")]
+    given = {"OMP_NUM_THREADS": "1"} | ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"} if sharded else {})
+    both = subprocess.run(command, env={**os.environ, **given}, stdout=subprocess.PIPE, text=True)
+    assert both.returncode == 0 and both.stdout.count("kind/accuracy") == 1
+    resolved = yaml.safe_load((tmp_path / "two/recipe.yaml").read_text())["resolved"]
+    assert any("2 processes share the weights" in fact for fact in resolved["facts"]) == sharded
+    assert resolved["rows_a_step"]["pitch"] == 1  # so that one of the two never hears anything in a step
+    runs = (alone.folder, tmp_path / "two")
+    for file in ("model", "training"):
+        one, two = (load_file(run / f"checkpoints/step-20/{file}.safetensors") for run in runs)
+        assert one.keys() == two.keys()
+        for name in one.keys() - {"random.cpu"}:
+            torch.testing.assert_close(two[name], one[name], rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+    lines = [json.loads(line) for line in (tmp_path / "two/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [line["step"] for line in alone.history]
+    for line, expected in zip(lines, alone.history, strict=True):
+        found, wanted = ({**each.get("held_out", each), "seconds": 0} for each in (line, expected))
+        assert found == pytest.approx(wanted, rel=1e-3, abs=1e-3)
+
+
+def test_only_the_second_version_of_fsdp_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    accelerator = Accelerator(cpu=True)
+    assert sharding_of(accelerator) is None
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    assert sharding_of(accelerator) is None
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "1")
+    with pytest.raises(UnitxError, match="--fsdp_version 2"):
+        sharding_of(accelerator)

@@ -13,7 +13,7 @@ from small_data import captioned, text_rows
 from unitx.batches import Feed, Preparer
 from unitx.config import BackboneConfig
 from unitx.data import open_source
-from unitx.evaluation import score, task_outputs
+from unitx.evaluation import gain, score, task_outputs
 from unitx.model import Model
 from unitx.task import TaskInfo
 from unitx.tokenizers.image import ImageProcessor
@@ -96,3 +96,27 @@ def test_what_cannot_be_read_is_left_out_and_reported(tmp_path: Path):
         Path(row["image"]).write_bytes(b"no picture")
     found, notes = score(model, Preparer(model.processors), feed_of(info, rows, 2), 0)
     assert found == {} and len(notes.skipped) == len(rows)
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "expected"),
+    [
+        ({"a": 0.6}, {"a": 0.5}, 0.25),  # of a range of 0.4
+        ({"a": 0.6, "chrf": 30.0}, {"a": 0.5, "chrf": 50.0}, (0.25 - 1.0) / 2),
+        ({"a": 0.9, "chrf": 45.0}, {"a": 0.5, "chrf": 50.0}, (1.0 - 0.25) / 2),
+        ({"a": 0.6, "only": 1.0}, {"a": 0.5}, 0.25),
+        ({"a": NAN}, {"a": 0.5}, -1.0),
+        ({"a": 0.5}, {"a": NAN}, 1.0),
+        ({"a": NAN}, {"a": NAN}, 0.0),
+        ({"b": 0.5}, {"b": 0.5}, 0.0),  # a score that has not moved yet
+        ({}, {}, 0.0),
+    ],
+)
+def test_evaluations_are_compared_task_by_task_in_units_of_their_ranges(
+    new: dict[str, float], old: dict[str, float], expected: float
+):
+    so_far = [{"a": 0.5, "chrf": 30.0, "b": 0.5}, {"a": 0.9, "chrf": 50.0}, {"a": NAN, "chrf": 40.0}]
+    assert gain(new, old, [*so_far, new]) == pytest.approx(expected)

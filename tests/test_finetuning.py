@@ -308,6 +308,28 @@ def test_a_model_in_memory_stays_as_it_is_and_its_run_can_go_on(tmp_path: Path, 
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
+def test_several_new_tasks_are_added_at_once(tmp_path: Path, base: Path, rows: list[dict[str, Any]]):
+    rows = [{**row, "number": i, "seen": [{"name": row["label"], "box": [0, 0, 8, 8]}]} for i, row in enumerate(rows)]
+    tasks = {
+        "colour": COLOUR,
+        "count": TaskRecipe("regress", reads="image", label="number"),
+        "find": TaskRecipe("detect", reads="image", label="seen"),
+        "caption": TaskRecipe("caption", reads="image", label="label"),
+        "fill": TaskRecipe("masked", reads="text"),
+        "topic": TOPIC,  # which the model has, and goes on
+    }
+    run = further(base, tasks, tmp_path / "run", data=rows, steps=4, batch_tokens=512, evaluations=2)
+    assert set(run.model.tasks) == {"topic", "meaning", *tasks} and run.model.modalities == ["image", "text"]
+    assert {name.split("/")[0] for name in run.metrics} == set(tasks)
+    lines = [line for line in run.history if "loss" in line]
+    assert all(f"{task}/loss" in line for line in lines for task in tasks)
+    before, after = load_file(base / "model/model.safetensors"), load_file(run.folder / "model/model.safetensors")
+    begun = "heads.topic.head.weight"
+    assert 0 < (before[begun] - after[begun]).abs().max() < 0.1  # it did not begin anew, at zero
+    assert all(torch.equal(before[n], after[n]) for n in before if n.startswith("heads.meaning.") and "norms" not in n)
+    assert after["heads.find.boxes.weight"].abs().max() > 0  # as it began
+
+
 def test_layer_decay_moves_the_input_side_less(tmp_path: Path, base: Path):
     moved = {}
     for decay in (1.0, 0.1):

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from small_data import TINY, captioned, colour_folder, text_rows, tone_folder, write_csv
 
+from unitx.batches import Feed
 from unitx.config import SIZES
 from unitx.errors import UnitxError
-from unitx.job import _identity, _named_data, build_job
+from unitx.job import _identity, _named_data, build_job, weigh_by_size
 from unitx.recipe import Recipe, TaskRecipe, load_recipe, update
+from unitx.task import TaskInfo
 from unitx.tokenizers.text import train_sentencepiece
 from unitx.worlds.emoji import EmojiWorld
 
@@ -306,3 +308,22 @@ def test_made_data_are_made_after_all_that_can_be_wrong_was_found(monkeypatch: p
     for task, given in wrong:
         with pytest.raises(UnitxError):
             build_job(recipe(task, data=MADE, **given))
+
+
+@pytest.mark.parametrize(("temperature", "shares"), [(1.0, (0.1, 0.9)), (2.0, (0.25, 0.75)), (1e9, (0.5, 0.5))])
+def test_weights_grow_with_the_rows_by_the_temperature(temperature: float, shares: tuple[float, float]) -> None:
+    feeds = [Feed(TaskInfo(str(n), "classify", {}, weight=3.0), list(range(n))) for n in (10, 90)]
+    weigh_by_size(feeds, temperature)
+    weights = [feed.info.weight for feed in feeds]
+    assert sum(weights) == pytest.approx(6.0)  # as without
+    assert [weight / sum(weights) for weight in weights] == pytest.approx(shares)
+
+
+def test_a_temperature_shares_a_step_by_the_rows() -> None:
+    tasks = {f"of {n}": TaskRecipe("classify", text_rows(n), reads="text", label="label") for n in (30, 270)}
+    given = {**TINY, "batch_tokens": 4096, "tokenizers.text": {"max_tokens": 16}}
+    alike = build_job(update(Recipe(tasks=tasks), **given)).feeds
+    shared = build_job(update(Recipe(tasks=tasks), **given, temperature=2.0)).feeds
+    assert alike[0].rows == alike[1].rows
+    assert shared[1].rows / shared[0].rows == pytest.approx(3.0, rel=0.05)
+    assert shared[1].info.weight / shared[0].info.weight == pytest.approx(3.0)

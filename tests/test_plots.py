@@ -62,6 +62,23 @@ def test_wide_pictures_have_room(tmp_path: Path, shape: tuple, pictures: int, co
     assert sheets == [(1760, 374), (1760, 660)]  # one row, and two
 
 
+def test_of_many_tasks_each_has_a_loss_and_a_panel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    figures: list[Figure] = []
+    saved = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), saved(self, *a, **k)))
+    tasks = [f"task {i}" for i in range(10)]
+    losses = [{f"{task}/loss": 1.0 + i + step for i, task in enumerate(tasks)} for step in (0, 1)]
+    history: list[dict[str, Any]] = [{"step": i, "loss": sum(line.values()), **line} for i, line in enumerate(losses)]
+    history.append({"step": 1, "held_out": {f"{task}/accuracy": i / 10 for i, task in enumerate(tasks)}})
+    draw_curves(history, tmp_path / "curves.png")
+    above, *panels = figures[0].axes
+    assert [text.get_text() for text in above.get_legend().get_texts()] == ["loss", *(f"{task}/loss" for task in tasks)]
+    assert len({(line.get_color(), line.get_linestyle()) for line in above.lines}) == 11
+    drawn = {axes.get_title(): axes.lines[0].get_xydata().tolist() for axes in panels}
+    assert drawn == {f"held out: {task}": [[1, i / 10]] for i, task in enumerate(tasks)}
+    assert [axes.lines[0].get_label() for axes in panels] == ["accuracy"] * 10
+
+
 def test_drawing_leaves_pyplot_alone(tmp_path: Path):
     from matplotlib import pyplot
 

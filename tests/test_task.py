@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from small_models import CLASSES, SPACE, STORIES, picture, small_model
+from small_models import CLASSES, SPACE, STORIES, batch_of, picture, small_model
 from torch import Tensor, nn
 
 from unitx.data import labels_in
@@ -94,3 +94,41 @@ def test_a_task_of_ones_own_classifies() -> None:
     report = evaluate(model, rows)
     assert report.scores == {"hits": pytest.approx(np.mean(right))} and report.confusion.sum() == 9
     assert len(report.mistakes) == right.count(False) > 0 and [row["class"] for row in report.classes] == CLASSES.labels
+
+
+ROWS: list[tuple[str, dict[str, Any]]] = [
+    ("kind", {"picture": picture(0), "kind": "dog"}),
+    ("kind", {"picture": picture(1), "kind": "owl"}),
+    ("stories", {"text": "once"}),
+]
+
+
+def test_uncertain_losses_are_divided_by_their_variances() -> None:
+    plain = small_model(CLASSES, replace(STORIES, weight=2.0))
+    model = small_model(replace(CLASSES, uncertain=True), replace(STORIES, weight=2.0, uncertain=True))
+    model.load_state_dict(plain.state_dict(), strict=False)
+    s = {"kind": 0.7, "stories": -1.2}
+    for task, value in s.items():
+        model.head(task).log_variance.data.fill_(value)
+    _, found = plain(batch_of(plain, ROWS))
+    total, metrics = model(batch_of(model, ROWS))
+    kind, stories = (float(found[f"{task}/loss"]) for task in s)
+    expected = kind * np.exp(-0.7) + 0.7 / 2 + 2 * stories * np.exp(1.2) - 1.2 / 2
+    assert total.item() == pytest.approx(expected, rel=1e-5)
+    assert float(metrics["kind/loss"]) == pytest.approx(kind, rel=1e-5)
+    assert float(metrics["stories/log_variance"]) == pytest.approx(-1.2)
+    total.backward()
+    assert float(model.head("kind").log_variance.grad) == pytest.approx(0.5 - kind * np.exp(-0.7), rel=1e-5)
+    counts = {"kind": 2.0, "stories": float(batch_of(model, ROWS).targets["stories"].count)}
+    parts = [model(batch_of(model, rows), counts)[0] for rows in (ROWS[:1], ROWS[1:])]
+    assert sum(parts).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_learned_variance_ends_at_twice_the_loss() -> None:
+    task = Task(4, replace(CLASSES, uncertain=True, weight=3.0), {})
+    optimizer = torch.optim.Adam(task.parameters(), 0.05)
+    for _ in range(400):
+        optimizer.zero_grad()
+        task.weighed(torch.tensor(0.25)).backward()
+        optimizer.step()
+    assert float(task.log_variance.detach().exp()) == pytest.approx(2 * 3.0 * 0.25, rel=1e-3)

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,52 @@ def test_lower_is_better_where_a_task_says_so(tmp_path: Path, monkeypatch: pytes
     recipe = Recipe(tasks={"write": TaskRecipe("next_token", reads="text")})
     run = tiny_run(recipe, tmp_path / "run", data=data, steps=3, evaluations=3)
     assert run.metrics == {"write/bits_per_byte": 2.0}
+
+
+@pytest.mark.parametrize("keep_best", ["mean", "each"])
+def test_the_best_of_each_task_is_kept_where_asked_for(
+    tmp_path: Path, rows: str, monkeypatch: pytest.MonkeyPatch, keep_best: str
+):
+    told = {"colour": iter([0.5, 0.9, 0.7, 0.8]), "write": iter([3.0, 2.5, 1.0, 2.9])}
+    names = {"colour": "accuracy", "write": "bits_per_byte"}
+    monkeypatch.setattr(
+        "unitx.trainer.score", lambda *a: ({names[a[2].info.name]: next(told[a[2].info.name])}, Notes())
+    )
+    run = tiny_run(Recipe(tasks=dict(TWO)), tmp_path / "run", data=rows, steps=4, evaluations=4, keep_best=keep_best)
+    # The third has both at the upper half of their ranges: (0.7 - 0.9) / 0.4 + (2.5 - 1.0) / 2.0 is more than nothing.
+    assert run.metrics == {"colour/accuracy": 0.7, "write/bits_per_byte": 1.0}
+    if keep_best == "mean":
+        assert not (run.folder / "best").exists()
+        return
+    best = {task: json.loads((run.folder / "best" / task / "scores.json").read_text()) for task in TWO}
+    assert best["colour"] == {"colour/accuracy": 0.9, "write/bits_per_byte": 2.5} and best["write"] == run.metrics
+    assert equal(run.folder / "best" / "write", run.folder / "model")
+    assert not equal(run.folder / "best" / "colour", run.folder / "model")
+    assert Model.from_pretrained(run.folder / "best" / "colour", "cpu").tasks == ["colour", "write"]
+
+
+def test_uncertainty_is_learned_and_goes_on_after_a_stop(tmp_path: Path, rows: str):
+    given = {"data": rows, "loss_weighting": "uncertainty", "lr": 1e-2, "evaluations": 1}
+    run = tiny_run(Recipe(tasks=dict(TWO)), tmp_path / "run", steps=20, checkpoint_every=10, **given)
+    learned = {task: run.model.head(task).log_variance.item() for task in TWO}
+    assert all(abs(value) > 1e-3 for value in learned.values())
+    line = next(line for line in run.history if line["step"] == 10)
+    parts = [
+        TWO[task].weight * line[f"{task}/loss"] * math.exp(-line[f"{task}/log_variance"])
+        + line[f"{task}/log_variance"] / 2
+        for task in TWO
+    ]
+    assert line["loss"] == pytest.approx(sum(parts), rel=1e-5)
+    shutil.rmtree(run.folder / "checkpoints/step-20")
+    again = unitx.resume(run.folder, echo=False)
+    assert {task: again.model.head(task).log_variance.item() for task in TWO} == learned
+    further = unitx.finetune(
+        run.folder, Recipe(tasks=dict(TWO)), data=rows, steps=1, out=str(tmp_path / "further"), echo=False,
+        evaluations=1, precision="fp32", workers=0, lr=1e-9,
+    )  # fmt: skip
+    before, after = weights(run.folder / "model"), weights(further.folder / "model")
+    head = "heads.colour.head.weight"
+    assert torch.allclose(before[head], after[head], atol=1e-6) and "heads.colour.log_variance" not in after
 
 
 TWO = {

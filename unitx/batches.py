@@ -29,7 +29,7 @@ from unitx.data import Source, read_rows
 from unitx.errors import BadItem, UnitxError
 from unitx.media import DECODERS
 from unitx.registry import TASKS
-from unitx.source import is_recorded
+from unitx.source import is_recorded, is_stream
 from unitx.task import TaskInfo
 from unitx.tokenizer import Processor
 from unitx.tokens import Batch, Example, Prepared, Targets, collate
@@ -203,7 +203,8 @@ class Step(NamedTuple):
 
 
 class Steps(Dataset):
-    """Training step → its micro-batches. A process takes every `world`-th row of a step, beginning with `rank`.
+    """Training step → its micro-batches. A process takes every `world`-th row of a step, whichever its task is,
+    beginning with `rank`, so that the processes together see what one alone would.
 
     Args:
         progress: () float tensor in shared memory, the share of the run that is done, where it is told by the clock; or
@@ -241,8 +242,12 @@ class Steps(Dataset):
         notes = Notes()
         drawn: list[Drawn] = []
         strength = self.strength(step)
+        before = 0  # rows of the tasks before
         for number, feed in enumerate(self.feeds):
-            rows = [self._row(number, feed, place) for place in self.places(feed, step)[self.rank :: self.world]]
+            places = self.places(feed, step)
+            mine = places[(self.rank - before) % self.world :: self.world]
+            before += len(places)
+            rows = [self._row(number, feed, place) for place in mine]
             drawn += read_examples(self.preparer, feed, rows, strength, notes, self.augment)
         notes.items = sum(len(one.features) for one in drawn)
         rng = np.random.default_rng([self.seed, TRAINING, step])
@@ -263,7 +268,8 @@ class Steps(Dataset):
     def _row(self, number: int, feed: Feed, place: int) -> tuple[int, np.random.Generator]:
         """The `place`-th row that a task sees, counted over all epochs, and its own random numbers."""
         epoch, within = divmod(place, len(feed.source))
-        index = int(_order(self.seed, number, epoch, len(feed.source))[within])
+        ordered = is_stream(feed.source)  # which counts on over the epochs
+        index = place if ordered else int(_order(self.seed, number, epoch, len(feed.source))[within])
         return index, np.random.default_rng([self.seed, TRAINING, number, epoch, index])
 
 
@@ -344,7 +350,8 @@ def plan_rows(preparer: Preparer, feeds: list[Feed], batch_tokens: int, seed: in
     whole = sum(feed.info.weight for feed in feeds)
     for number, feed in enumerate(feeds):
         rng = np.random.default_rng([seed, EVALUATION, number])
-        places = rng.choice(len(feed.source), min(SAMPLED, len(feed.source)), replace=False)
+        count = min(SAMPLED, len(feed.source))
+        places = np.arange(count) if is_stream(feed.source) else rng.choice(len(feed.source), count, replace=False)
         notes, tokens = Notes(), Counter[int]()
         for one in read_examples(preparer, feed, [(index, rng) for index in places.tolist()], 0.5, notes):
             tokens[one.row] += len(preparer.cut_drawn(one, rng))

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch import nn
 
 from unitx.errors import UnitxError
+from unitx.sharding import part_of, whole
 
 KEPT = 2  # checkpoints
 STATE, TENSORS = "training.json", "training.safetensors"
@@ -28,18 +30,26 @@ class Progress:
     Attributes:
         step: optimizer steps done; the place in the data follows from it.
         seconds: time spent training.
-        best: the best headline score so far, larger is better; None before the first evaluation.
         items: items seen.
+        evaluated: the headline scores of each evaluation, task → score, larger is better.
+        best: which of these evaluations is the best; None before the first.
     """
 
     step: int = 0
     seconds: float = 0.0
-    best: float | None = None
     items: int = 0
+    evaluated: list[dict[str, float]] = field(default_factory=list)
+    best: int | None = None
 
 
-def save_checkpoint(folder: Path, model: Any, optimizers: list[torch.optim.Optimizer], progress: Progress) -> Path:
-    """Write `folder/step-N`, whole or not at all, and remove all but the newest `KEPT`."""
+def save_checkpoint(
+    folder: Path, model: Any, optimizers: Sequence[torch.optim.Optimizer | dict[str, torch.Tensor]], progress: Progress
+) -> Path:
+    """Write `folder/step-N`, whole or not at all, and remove all but the newest `KEPT`.
+
+    Args:
+        optimizers: those of the model's parameters, or their states as `optimizer_state` gives them.
+    """
     from safetensors.torch import save_file
 
     done = folder / f"step-{progress.step}"
@@ -51,7 +61,8 @@ def save_checkpoint(folder: Path, model: Any, optimizers: list[torch.optim.Optim
     if torch.cuda.is_available():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
     for i, optimizer in enumerate(optimizers):
-        tensors |= {f"optimizer{i}.{name}": value for name, value in optimizer_state(model, optimizer).items()}
+        state = optimizer if isinstance(optimizer, dict) else optimizer_state(model, optimizer)
+        tensors |= {f"optimizer{i}.{name}": value for name, value in state.items()}
     save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, writing / TENSORS)
     (writing / STATE).write_text(json.dumps({"progress": asdict(progress)}), "utf-8")
     shutil.rmtree(done, ignore_errors=True)
@@ -75,7 +86,10 @@ def load_progress(checkpoint: Path) -> Progress:
     """
     if not (checkpoint / STATE).is_file() or not (checkpoint / TENSORS).is_file():
         raise UnitxError(f"{checkpoint} is no checkpoint: it lacks {STATE} or {TENSORS}")
-    return Progress(**json.loads((checkpoint / STATE).read_text("utf-8"))["progress"])
+    progress = json.loads((checkpoint / STATE).read_text("utf-8"))["progress"]
+    if "evaluated" not in progress:  # an older run's, whose best was a score
+        progress["best"] = None
+    return Progress(**progress)
 
 
 def load_training_state(checkpoint: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
@@ -92,14 +106,15 @@ def load_training_state(checkpoint: Path, model: nn.Module, optimizers: list[tor
         if kind.startswith("optimizer"):
             parameter, _, key = rest.rpartition(".")
             p = parameters[parameter]
+            value = part_of(value, p) if value.shape == p.shape else value  # a count has no axes
             optimizers[int(kind.removeprefix("optimizer"))].state[p][key] = value.to(p.device)
 
 
 def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """`parameter.key` → tensor. A parameter that got no gradient yet has none.
+    """`parameter.key` → tensor, whole (all processes must ask). A parameter that got no gradient yet has none.
 
     torch's `get_optimizer_state_dict` cannot load the state of an optimizer that holds such a parameter. What the
     groups hold (rates, decay) is built anew from the recipe.
     """
     names: dict[torch.Tensor, str] = {p: name for name, p in model.named_parameters()}
-    return {f"{names[p]}.{key}": value for p, state in optimizer.state.items() for key, value in state.items()}
+    return {f"{names[p]}.{key}": whole(value) for p, state in optimizer.state.items() for key, value in state.items()}

@@ -181,6 +181,8 @@ def _finetune(arguments: argparse.Namespace) -> None:
 
 
 def _print_run(run: Any) -> None:
+    if os.environ.get("RANK", "0") != "0":  # of several processes one speaks
+        return
     for name, value in run.metrics.items():
         print(f"{name:40} {value:.4f}")
     print(f"model and curves in {run.folder}")

@@ -15,7 +15,7 @@ import numpy as np
 from unitx.errors import UnitxError
 from unitx.hub import DatasetSource
 from unitx.media import MEDIA, suffix_modality
-from unitx.source import ROW, MadeSource, Source, Subset, is_answered, labels_of, name_of, origin
+from unitx.source import ROW, MadeSource, Source, Subset, is_answered, is_stream, labels_of, name_of, origin
 from unitx.tables import TableSource
 
 Table = TableSource | DatasetSource
@@ -39,7 +39,7 @@ def guess_reads(source: Source, label: str | None = None) -> dict[str, str]:
     if known := getattr(origin(source), "reads", None):
         return dict(known)
     rng = np.random.default_rng(0)
-    rows = [source.row(i, rng) for i in _spread(np.arange(len(source)), 50)]
+    rows = [source.row(i, rng) for i in _sample(source, np.arange(len(source)), 50)]
     found = {}
     for column in source.columns:
         cells = [row[column] for row in rows if row.get(column) is not None]
@@ -82,8 +82,10 @@ def _places(source: Source) -> np.ndarray:
     return _places(source.source)[source.indices] if isinstance(source, Subset) else np.arange(len(source))
 
 
-def _spread(places: np.ndarray, count: int) -> list[int]:
-    """At most `count` of them, evenly spread."""
+def _sample(source: Source, places: np.ndarray, count: int) -> list[int]:
+    """At most `count` of them, evenly spread; of a stream the first."""
+    if is_stream(source):
+        return places[:count].tolist()
     chosen = np.linspace(0, len(places) - 1, min(count, len(places))).astype(int)
     return places[chosen].tolist()
 
@@ -116,7 +118,7 @@ def check_columns(
             _check_there(source, column, label)
     notes: list[str] = list(getattr(origin(source), "notes", []))
     if isinstance(table := origin(source), Table):
-        looked_at = _spread(_places(source), LOOKED_AT if isinstance(table, TableSource) else OF_BYTES)
+        looked_at = _sample(source, _places(source), LOOKED_AT if isinstance(table, TableSource) else OF_BYTES)
         # Under these `reads`, which may be others than those that the data were opened with.
         table = replace(table, reads=reads)
         rows = {i: table.row(i) for i in looked_at}

@@ -19,7 +19,7 @@ from unitx.columns import check_columns, guess_reads
 from unitx.errors import UnitxError
 from unitx.folders import read_folder, read_text_file
 from unitx.gettext import read_po
-from unitx.hub import DatasetSource, load_hub
+from unitx.hub import DatasetSource, StreamSource, load_hub
 from unitx.media import SUFFIXES, suffix_modality
 from unitx.recipe import is_world
 from unitx.source import Source, Subset, labels_in, labels_of, origin, read_rows
@@ -62,6 +62,7 @@ WORLDS = {  # data that pip brings, opened by `world:NAME`
     "stamps": "unitx.worlds.stamps:Stamps",
 }
 OTHERS = {".json": read_coco, ".po": read_po}  # files that hold rows of known columns
+STREAM = "stream:"  # before the name of a data set on the hub
 HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?(:[\w.+-]+)?")
 
 
@@ -71,8 +72,8 @@ def open_source(data: Any, reads: dict[str, str] | None = None, label: str | Non
     Accepted: a folder of class folders or a flat folder, of media or plain text; a CSV, TSV, JSONL or Parquet file
     whose media columns hold paths relative to it; annotations of pictures in COCO's JSON; gettext's .po; a plain text
     file; `world:NAME`, `world:NAME:PART` or {"world": NAME, option: …}; the name of a data set on the hub ("user/name",
-    "name", with ":split" where it is not train); a pandas DataFrame, a pyarrow Table, a `datasets.Dataset`, a list of
-    dictionaries, a dictionary of lists, a `Source`.
+    "name", with ":split" where it is not train, and with "stream:" before it to be streamed); a pandas DataFrame, a
+    pyarrow Table, a `datasets.Dataset` or `IterableDataset`, a list of dictionaries, a dictionary of lists, a `Source`.
 
     Args:
         reads: column → modality; guessed where None.
@@ -91,6 +92,8 @@ def _open_path(data: str | os.PathLike, reads: dict[str, str] | None, label: str
     name = os.fspath(data)
     if world := named_world(name):
         return _open_object(world)
+    if name.startswith(STREAM):
+        return load_hub(name.removeprefix(STREAM), streaming=True)
     path = Path(os.path.expanduser(name))
     try:
         if os.path.isdir(path):
@@ -156,6 +159,8 @@ def _open_object(data: Any) -> Source:
         return TableSource(frame_cells(data), Path.cwd(), "the DataFrame")
     if library == "datasets" and kind == "Dataset":
         return DatasetSource(data, "the Dataset")
+    if library == "datasets" and kind == "IterableDataset":
+        return StreamSource(data, "the stream")
     if isinstance(data, pa.Table):
         return TableSource(table_cells(data, "the Table"), Path.cwd(), "the Table")
     if isinstance(data, Source):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -49,6 +51,25 @@ def score(model: Model, preparer: Preparer, feed: Feed, seed: int) -> tuple[dict
     """The task's metrics over all rows of a source, empty where no row could be used, and what to report of them."""
     outputs, targets, notes = task_outputs(model, preparer, feed, seed)
     return model.head(feed.info.name).score(outputs, targets) if len(outputs) else {}, notes
+
+
+def gain(new: dict[str, float], old: dict[str, float], all_so_far: Iterable[dict[str, float]]) -> float:
+    """How much better one evaluation is than another: the mean over tasks by how much their headline scores (larger is
+    better) differ, each in units of the range that it has had in `all_so_far`.
+
+    Accuracies, bits and chrF (0 to 100) have no unit in common, and a plain mean would be that of the largest. A score
+    that is no number is worse than any.
+    """
+    gains = []
+    for task in new.keys() & old.keys():
+        numbers = [each[task] for each in all_so_far if not math.isnan(each.get(task, math.nan))]
+        if math.isnan(new[task]) or math.isnan(old[task]):
+            gains.append(float(math.isnan(old[task])) - math.isnan(new[task]))
+        elif spread := max(numbers) - min(numbers):
+            gains.append((new[task] - old[task]) / spread)
+        else:
+            gains.append(0.0)
+    return sum(gains) / max(len(gains), 1)
 
 
 def class_rates(hits: np.ndarray, support: np.ndarray, said: np.ndarray) -> dict[str, np.ndarray]:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
 from unitx.errors import UnitxError
 from unitx.tables import Column, TableSource, table_cells
+
+READ, COUNTED = 32, 1_000  # rows of a stream that are read together, all columns of them or one
+SHUFFLED = 1_000  # rows of a stream from the hub that wait, of which the next is drawn
+ROWS = ""  # no column's name
 
 
 @dataclass
@@ -25,7 +31,7 @@ class DatasetSource:
     reads: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        features = self.dataset.features
+        features = self.dataset.features or {}
         self.classes = {name: feature.names for name, feature in features.items() if hasattr(feature, "names")}
         self.arrow = self.dataset.with_format("arrow")
 
@@ -59,8 +65,82 @@ class DatasetSource:
         return None if number is None or number < 0 else self.classes[name][number]
 
 
-def load_hub(name: str) -> DatasetSource:
+@dataclass
+class StreamSource(DatasetSource):
+    """Rows of a Hugging Face `datasets.IterableDataset`, read one after the other and never all in memory.
+
+    Row i is the i-th of the first pass, row `len` + i of the second, and so on, where a stream that was shuffled
+    (`dataset.shuffle(buffer_size=…)`) comes in another order; only in this order are rows cheap. Every process and
+    every worker reads the stream by itself and keeps the rows that are its own, so that together they see each row
+    once, however many files it has. Counting the rows is a pass over one column, and so is `column`.
+
+    Attributes:
+        known: columns that were read whole, as tables, and under `ROWS` how many rows there are.
+    """
+
+    streamed: ClassVar[bool] = True
+    known: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._begin(0)
+        if not self._reach(0):
+            raise UnitxError(f"{self.name} holds no rows: give at least one")
+        self.names = self.table.column_names
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "tables": None, "reader": 0}
+
+    @property
+    def columns(self) -> list[str]:
+        return list(self.names)
+
+    def __len__(self) -> int:
+        if ROWS not in self.known:
+            self.known[ROWS] = sum(len(table) for table in self._one(self.names[0]))
+        return self.known[ROWS]
+
+    def row(self, index: int, rng: np.random.Generator | None = None, strength: float = 1.0) -> dict[str, Any]:
+        """Column → item of row `index`, counted on over the passes."""
+        number, place = divmod(int(index), len(self))
+        # A forked worker begins anew: open files have one place for all processes.
+        if os.getpid() != self.reader or number != self.number or place < self.first:
+            self._begin(number)
+        if not self._reach(place):
+            raise UnitxError(f"{self.name} had {len(self):,} rows when it was counted, and ends after {self.first:,}")
+        return self._table(self.table.slice(place - self.first, 1)).row(0)
+
+    def column(self, name: str) -> list[Any]:
+        """All cells of a column, in the order of the first pass."""
+        if name not in self.known:
+            self.known[name] = pa.concat_tables(list(self._one(name)), promote_options="default")
+        return self._table(self.known[name]).column(name)
+
+    def _one(self, name: str) -> Iterator[pa.Table]:
+        return self.dataset.select_columns([name]).with_format("arrow").iter(COUNTED)
+
+    def _begin(self, number: int) -> None:
+        self.reader, self.number, self.first, self.table = os.getpid(), number, 0, pa.table({})
+        stream = self.dataset.with_format("arrow")  # a new one: its epoch is shared with processes forked later
+        stream.set_epoch(number)
+        self.tables = stream.iter(READ)
+
+    def _reach(self, place: int) -> bool:
+        """Read on to the rows among which that of this number is; whether there is one."""
+        while place >= self.first + len(self.table):
+            self.first += len(self.table)
+            self.table = next(self.tables, None)
+            if self.table is None:
+                self.reader = 0
+                return False
+        return True
+
+
+def load_hub(name: str, streaming: bool = False) -> DatasetSource:
     """A data set of the Hugging Face hub, "user/name" or "name", with ":split" where it is not train.
+
+    Args:
+        streaming: read it from there again and again, shuffled a little each time, in place of downloading it.
 
     Raises:
         UnitxError: `datasets` is not installed, or the data set cannot be loaded.
@@ -73,11 +153,11 @@ def load_hub(name: str) -> DatasetSource:
         ) from error
     repository, _, split = name.partition(":")
     try:
-        dataset = datasets.load_dataset(repository, split=split or "train")
+        dataset = datasets.load_dataset(repository, split=split or "train", streaming=streaming)
     except Exception as error:  # whatever the hub, the network or the data set's own files bring up
         cause = (str(error).splitlines() or [type(error).__name__])[0]
         raise UnitxError(
             f"'{name}' is neither a path nor a data set of the hub that could be loaded ({cause}); "
             "give another path or name, or load it in Python and give the Dataset itself"
         ) from error
-    return DatasetSource(dataset, name)
+    return StreamSource(dataset.shuffle(0, buffer_size=SHUFFLED), name) if streaming else DatasetSource(dataset, name)

@@ -17,7 +17,7 @@ from unitx.errors import BadItem, UnitxError
 from unitx.model import Model
 from unitx.recipe import Recipe, TaskRecipe, backbone_config, check, is_world
 from unitx.registry import TASKS, TOKENIZERS, import_plugin
-from unitx.source import MadeSource, file_column, is_recorded, name_of, unseen
+from unitx.source import MadeSource, file_column, is_recorded, is_stream, name_of, unseen
 from unitx.task import TaskInfo
 from unitx.tokenizer import Processor
 from unitx.writing import TEXT
@@ -67,6 +67,8 @@ def build_job(recipe: Recipe, base: Model | None = None, fixed: Collection[str] 
         train, test, info = _open_task(recipe, task, shared, known)
         feeds.append(Feed(info, train))
         held_out.append(Feed(info, test))
+    if recipe.temperature is not None:
+        weigh_by_size(feeds, recipe.temperature)
     processors = _processors(recipe, feeds, base, facts)
     infos = [feed.info for feed in feeds]
     model = (
@@ -97,6 +99,13 @@ def build_job(recipe: Recipe, base: Model | None = None, fixed: Collection[str] 
     return Job(recipe, model, preparer, feeds, held_out, facts, resolved)
 
 
+def weigh_by_size(feeds: list[Feed], temperature: float) -> None:
+    """Multiply each task's weight by its rows to the power of 1 / temperature (Raffel et al. 2020), one on average."""
+    factors = np.array([len(feed.source) for feed in feeds]) ** (1 / temperature)
+    for feed, factor in zip(feeds, factors / factors.mean(), strict=True):
+        feed.info = replace(feed.info, weight=feed.info.weight * float(factor))
+
+
 def _known(base: Model | None, name: str, kind: str, fixed: bool) -> TaskInfo:
     """What is known of a task before its data are opened: all that a fixed head knows; of one that goes on, whether it
     shares its matrix with the tokenizer, and how it was pooled; that a decoder's last token has seen the most."""
@@ -125,10 +134,12 @@ def _extended(
         base.add_task(info)
         if old is None:
             continue
-        new, known = base.head(info.name), old.state_dict()
-        same = old.info.kind == info.kind and old.info.labels == info.labels
-        if same and {n: v.shape for n, v in new.state_dict().items()} == {n: v.shape for n, v in known.items()}:
-            new.load_state_dict(known)
+        new, known, shapes = base.head(info.name), old.state_dict(), {}
+        for head, state in ((new, new.state_dict()), (old, known)):
+            state.pop("log_variance", None)  # of the run, not of what it learned
+            shapes[head] = {name: value.shape for name, value in state.items()}
+        if old.info.kind == info.kind and old.info.labels == info.labels and shapes[new] == shapes[old]:
+            new.load_state_dict(known, strict=False)
         elif info.name in fixed:
             what = "another form" if old.info.labels == info.labels else "no concepts"
             raise UnitxError(
@@ -218,7 +229,10 @@ def _open_task(recipe: Recipe, task: TaskRecipe, shared: Shared, known: TaskInfo
     if isinstance(tests, MadeSource):
         made = "recorded" if is_recorded(tests) else "made"
         shared.facts.append(f"task '{name}' is judged on the {tests.part} part of {name_of(tests)}: {made} data")
-    info = replace(known, reads=reads, label=label, weight=task.weight, options=known.options | options)
+    uncertain = recipe.loss_weighting == "uncertainty"
+    info = replace(
+        known, reads=reads, label=label, weight=task.weight, uncertain=uncertain, options=known.options | options
+    )
     for modality in info.reads.values():
         TOKENIZERS.get(modality)
     return source, tests, kind.fit(info, source)
@@ -231,7 +245,8 @@ def _parts(
     by the seed of other data.
 
     Raises:
-        UnitxError: the validation or test part of made data are to be learned from.
+        UnitxError: the validation or test part of made data are to be learned from, or a part of a stream to be held
+            out.
     """
     if isinstance(source, MadeSource):
         if source.part != "train":
@@ -239,6 +254,13 @@ def _parts(
         return shared.made.setdefault(key, source), source.of_part("validation")
     if key not in shared.held_out_of:
         return source, None
+    if is_stream(source):
+        if recipe.holdout:
+            raise UnitxError(
+                f"{name_of(source)}: from a stream nothing is held out: name other data to judge by with --test, or "
+                "set --holdout 0"
+            )
+        return source, Subset(source, np.arange(0))
     # Texts may be read whole by one task and in pieces by another: they are known by their files, other rows by number.
     key = key, file_column(source) or len(source)
     if key in shared.splits:
@@ -307,6 +329,8 @@ def _items(feeds: list[Feed], modality: str, seed: int) -> Iterator[Any]:
         if TASKS.get(feed.info.kind).writes and feed.info.label and modality == TEXT:
             columns[feed.info.label] = TEXT
         wanted = replace(feed.info, reads=columns)
-        for index in np.random.default_rng([seed, number]).permutation(len(feed.source)).tolist() if columns else []:
+        rows = len(feed.source)
+        order = np.arange(rows) if is_stream(feed.source) else np.random.default_rng([seed, number]).permutation(rows)
+        for index in order.tolist() if columns else []:
             with suppress(BadItem):
                 yield from (i for _, i in wanted.parts(feed.source.row(index, np.random.default_rng(index))))

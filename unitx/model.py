@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from unitx import adapters, embedding, generation
 from unitx.backbone import Backbone
 from unitx.config import BackboneConfig
+from unitx.distributed import several
 from unitx.errors import UnitxError
 from unitx.lora import add_lora, gated, has_lora
 from unitx.published import Folder, is_published, load_published
@@ -179,7 +180,7 @@ class Model(nn.Module):
             return replace(self.backbone(tokens, **inside), embedded=tokens.vectors)
 
     def forward(self, batch: Batch, counts: dict[str, float] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted sum over tasks of their mean losses.
+        """The weighted sum over tasks of their mean losses (`Task.weighed`).
 
         Args:
             counts: task → what its summed loss is divided by, where that is more than this batch holds (over
@@ -187,8 +188,7 @@ class Model(nn.Module):
 
         Returns: the loss (), and for each task its loss and metrics as () tensors, "task/loss".
         """
-        several = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if several:
+        if several():
             batch = self._with_all_tasks(batch)
         tokens = self.encode(batch)
         total = tokens.vectors.new_zeros((), dtype=torch.float32)
@@ -196,14 +196,16 @@ class Model(nn.Module):
         for name, targets in batch.targets.items():
             head = self.head(name)
             found = head.loss(tokens, targets)
-            mean = found.sum / ((counts or {}).get(name, found.count) or 1)
-            total = total + head.info.weight * mean
+            divisor = (counts or {}).get(name, found.count) or 1
+            total = total + head.weighed(found.sum / divisor, found.count / divisor)
             if not targets.count:
                 continue
             metrics[f"{name}/loss"] = found.sum.detach() / max(found.count, 1)
+            if head.log_variance is not None:
+                metrics[f"{name}/log_variance"] = head.log_variance.detach()[0].clone()
             for metric, value in found.metrics.items():
                 metrics[f"{name}/{metric}"] = value / max(found.count, 1)
-        return total + self._absent(batch) if several else total, metrics
+        return total + self._absent(batch) if several() else total, metrics
 
     def _with_all_tasks(self, batch: Batch) -> Batch:
         """The batch with zero rows for the tasks that it lacks: losses that gather wait for every process."""
@@ -216,8 +218,9 @@ class Model(nn.Module):
         return replace(batch, targets=targets).to(self.device)
 
     def _absent(self, batch: Batch) -> Tensor:
-        """Zero, with a gradient to the tokenizers that have no item here: data-parallel training waits for each."""
-        absent = [p for m, t in self.tokenizers.items() if m not in batch.values for p in t.parameters()]
+        """Zero, with a gradient to what may have no item here: data-parallel training waits for every parameter."""
+        parts = [t for modality, t in self.tokenizers.items() if modality not in batch.values]
+        absent = [p for part in (*parts, *self.heads.values()) for p in part.parameters()]
         return sum((p.sum() * 0.0 for p in absent), torch.zeros((), device=self.device))
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> Path:

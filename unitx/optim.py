@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unitx.backbone import Attention
+from unitx.sharding import is_shared, part_of, whole
 
 if TYPE_CHECKING:
     from unitx.model import Model
@@ -23,7 +24,8 @@ class Muon(torch.optim.Optimizer):
     """Momentum whose matrices are orthogonalised before they are applied (Jordan et al. 2024).
 
     The update is scaled by 0.2 · sqrt(max(rows, columns)), so that its entries are about as large as AdamW's (Liu et
-    al. 2025). Matrices of one shape go through the iteration as one batch.
+    al. 2025). Matrices of one shape go through the iteration as one batch, those that processes share (FSDP2) whole in
+    each.
 
     Args:
         splits: parameter → the row counts of the matrices that are stacked in it (query, key and value), which are
@@ -46,6 +48,7 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # it is not called
         by_shape: dict[tuple[int, ...], list[tuple[Tensor, Tensor, float]]] = defaultdict(list)
+        shared: list[tuple[Tensor, Tensor]] = []
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is None:
@@ -56,8 +59,12 @@ class Muon(torch.optim.Optimizer):
                 momentum.lerp_(p.grad, 1 - group["momentum"])
                 update = p.grad.lerp(momentum, group["momentum"])  # Nesterov's
                 p.mul_(1 - group["lr"] * group["weight_decay"])
-                sizes = self.splits.get(p, [len(p)])
-                for part, change in zip(p.split(sizes), update.split(sizes), strict=True):
+                sizes, target = self.splits.get(p, [len(p)]), p
+                if is_shared(p):
+                    update = whole(update)
+                    target = torch.zeros_like(update)
+                    shared.append((p, target))
+                for part, change in zip(target.split(sizes), update.split(sizes), strict=True):
                     tall = part.shape[0] > part.shape[1]
                     flat, to = (change.T, part.T) if tall else (change, part)
                     by_shape[tuple(flat.shape)].append((to, flat, group["lr"]))
@@ -66,6 +73,8 @@ class Muon(torch.optim.Optimizer):
             scale = 0.2 * math.sqrt(max(rows, columns))
             for (to, _, lr), update in zip(entries, updates.to(torch.float32), strict=True):
                 to.add_(update, alpha=-lr * scale)
+        for p, change in shared:
+            p.add_(part_of(change, p))
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5) -> Tensor:

@@ -13,29 +13,79 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56789c", "#a65628", "#7
 LINES = 12  # of a text that are drawn
 
 
+STYLES = ("-", "--", ":")  # of lines, where there are more than colours
+TOGETHER, ACROSS = 2, 3  # tasks whose scores share one panel; panels of more tasks in a row
+
+
 def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
-    """The training losses and the held-out scores over the steps, side by side.
+    """The training losses, one of each task and their sum, and the held-out scores over the steps: side by side, and of
+    more than two tasks, whose scores have many scales, a panel for each below.
 
     Args:
         history: lines of metrics.jsonl: training lines with "loss", evaluation lines with "held_out".
     """
-    figure = new_figure(11, 4)
-    losses, scores = figure.subplots(1, 2)
-    steps = [line["step"] for line in history if "loss" in line]
-    for name in sorted({key for line in history for key in line if key == "loss" or key.endswith("/loss")}):
-        values = [line.get(name) for line in history if "loss" in line]
-        losses.plot(steps, values, label=name, linewidth=2 if name == "loss" else 1)
-    losses.set(title="training loss", xlabel="step")
     evaluations = [line for line in history if "held_out" in line]
-    for name in sorted({key for line in evaluations for key in line["held_out"]}):
-        points = [(line["step"], line["held_out"][name]) for line in evaluations if name in line["held_out"]]
-        scores.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
-    scores.set(title="held out", xlabel="step")
-    for axes in (losses, scores):
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-        if axes.lines:
-            axes.legend(fontsize=8)
+    scores = sorted({key for line in evaluations for key in line["held_out"]})
+    losses = {key for line in history for key in line if key.endswith("/loss")}
+    tasks = sorted({key.split("/")[0] for key in (*losses, *scores)})
+    if len(tasks) <= TOGETHER:
+        figure = new_figure(11, 4)
+        above, held_out = figure.subplots(1, 2)
+        panels = {"held out": (held_out, scores)}
+    else:
+        rows = -(-len(tasks) // ACROSS)
+        figure = new_figure(11, 4 + 2.6 * rows)
+        grid = figure.add_gridspec(rows + 1, ACROSS, height_ratios=[4, *[2.6] * rows])
+        above, panels = figure.add_subplot(grid[0, :]), {}
+        for number, task in enumerate(tasks):
+            axes = figure.add_subplot(grid[1 + number // ACROSS, number % ACROSS])
+            panels[f"held out: {task}"] = axes, [name for name in scores if name.split("/")[0] == task]
+    _draw_losses(above, [line for line in history if "loss" in line], beside=len(panels) > 1)
+    for title, (axes, names) in panels.items():
+        for name in names:
+            points = [(line["step"], line["held_out"][name]) for line in evaluations if name in line["held_out"]]
+            label = name.partition("/")[2] if len(panels) > 1 else name
+            axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=label)
+        _finish_axes(axes, title)
+    figure.savefig(path)
+
+
+def _draw_losses(axes: Any, training: list[dict[str, Any]], beside: bool) -> None:
+    """All losses, the sum in black; of many, with their names `beside` the axes, on a logarithmic scale."""
+    names = sorted({key for line in training for key in line if key == "loss" or key.endswith("/loss")})
+    for number, name in enumerate(names):
+        values = [line.get(name) for line in training]
+        line = STYLES[number // len(COLOURS) % len(STYLES)]
+        style: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "linestyle": line}
+        style |= {"linewidth": 2, "color": "black"} if name == "loss" else {"linewidth": 1.2}
+        axes.plot([line["step"] for line in training], values, label=name, **style)
+    if beside and all(line.get(name, 1) > 0 for line in training for name in names):
+        axes.set_yscale("log")
+    _finish_axes(axes, "training loss", **({"loc": "center left", "bbox_to_anchor": (1, 0.5)} if beside else {}))
+
+
+def _finish_axes(axes: Any, title: str, **legend: Any) -> None:
+    axes.set(title=title, xlabel="step")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.lines:
+        axes.legend(fontsize=8, **legend)
+
+
+def draw_conflict(tasks: list[str], cosines: Any, path: Path) -> None:
+    """A matrix (tasks, tasks) of cosines between the gradients of tasks, blue where they agree, red where they are in
+    conflict (`conflict.gradient_conflict`)."""
+    cosines, side = np.asarray(cosines), 2.5 + 0.65 * len(tasks)
+    figure = new_figure(side + 1, side)
+    axes = figure.subplots()
+    shown = axes.imshow(cosines, cmap="RdBu", vmin=-1, vmax=1)
+    for row, column in np.ndindex(cosines.shape):
+        value = cosines[row, column]
+        axes.text(column, row, f"{value:.2f}", ha="center", va="center", color="white" if abs(value) > 0.6 else "black")
+    axes.set(xticks=range(len(tasks)), yticks=range(len(tasks)), yticklabels=tasks)
+    axes.set_xticks(range(len(tasks)), tasks, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_title("cosine between the tasks' gradients\non the shared backbone")
+    figure.colorbar(shown, shrink=0.8)
     figure.savefig(path)
 
 

@@ -35,7 +35,7 @@ class TaskRecipe:
         test: as `Recipe.test`, for this task alone.
         reads: as `Recipe.reads`, for this task alone.
         label: as `Recipe.label`, for this task alone.
-        weight: of its loss in the sum over tasks, and of its share in a batch.
+        weight: of its loss in the sum over tasks, and of its share in a batch; see `Recipe.temperature`.
         options: the task's own options, by name.
     """
 
@@ -89,7 +89,12 @@ class Recipe:
         label_smoothing: of classify tasks that do not set their own; None for the task's default.
         class_weights: auto or none, of classify tasks that do not set their own.
         holdout: share of the rows held out where no test data is given, from all tasks on the same data.
+        temperature: a task's weight grows with its rows to the power of 1 / this (Raffel et al. 2020): 1 gives all rows
+            the same weight; if not given, tasks of few rows weigh as much as those of many.
+        loss_weighting: fixed (by the tasks' weights), or uncertainty, which is learned for each task and also divides
+            its loss (Kendall et al. 2018).
         evaluations: how often the held-out rows are scored, evenly over the run; the last at its end.
+        keep_best: mean keeps the model that is best over all tasks; each also one for every task, in best/TASK.
         checkpoint_every: steps between checkpoints that `--resume` continues from, besides those at each evaluation.
         precision: auto (measured), fp32 or bf16.
         seed: of everything random.
@@ -126,7 +131,10 @@ class Recipe:
     label_smoothing: float | None = None
     class_weights: str | None = None
     holdout: float = 0.1
+    temperature: float | None = None
+    loss_weighting: str = "fixed"
     evaluations: int = 10
+    keep_best: str = "mean"
     checkpoint_every: int | None = None
     precision: str = "auto"
     seed: int = 0
@@ -139,12 +147,17 @@ class Recipe:
 
 
 LENGTHS = ("steps", "epochs", "minutes")
-POSITIVE = (*LENGTHS, "batch_tokens", "accumulate", "lr", "clip", "evaluations", "checkpoint_every", "layer_decay")
+POSITIVE = (
+    *LENGTHS, "batch_tokens", "accumulate", "lr", "clip", "evaluations", "checkpoint_every", "layer_decay",
+    "temperature",
+)  # fmt: skip
 CHOICES = {
     "size": tuple(SIZES),
     "optimizer": ("muon", "adamw"),
     "augment": ("none", "light", "strong"),
     "precision": ("auto", "fp32", "bf16"),
+    "loss_weighting": ("fixed", "uncertainty"),
+    "keep_best": ("mean", "each"),
     "tune": ("all", "head", "norms", "lora"),
     "class_weights": (None, "none", "auto"),
 }

@@ -156,6 +156,11 @@ def name_of(source: Source) -> str:
     return getattr(origin(source), "name", "the data")
 
 
+def is_stream(source: Source) -> bool:
+    """Whether rows are cheap only one after the other, and are counted on in each pass (`hub.StreamSource`)."""
+    return getattr(origin(source), "streamed", False)
+
+
 def file_column(source: Source) -> str | None:
     """The column that says which file a row of text was cut from; None for data that were not cut."""
     return getattr(origin(source), "together", None)

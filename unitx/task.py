@@ -31,6 +31,7 @@ class TaskInfo:
         label: the column that holds the answer, if the task has one.
         labels: the names of the classes or concepts, in the order of the head's outputs.
         weight: of its loss in the sum over tasks, and of its share in a batch.
+        uncertain: its loss is also weighed by what is learned of its uncertainty (`Task.weighed`).
         options: the task's own options, by name.
         facts: what was learned from the training data besides the labels (class counts, say).
     """
@@ -41,6 +42,7 @@ class TaskInfo:
     label: str | None = None
     labels: list[str] = field(default_factory=list)
     weight: float = 1.0
+    uncertain: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -147,6 +149,7 @@ class Task(nn.Module):
         self.info = info
         self.options = self.parse_options(info)
         self.embedding_dim = dim
+        self.log_variance = nn.Parameter(torch.zeros(1)) if info.uncertain else None
 
     def add_modality(self, modality: str) -> None:
         """The model reads one modality more from now on; for heads that treat each apart."""
@@ -216,6 +219,19 @@ class Task(nn.Module):
     def loss(self, tokens: Tokens, targets: Targets) -> TaskLoss:
         """The training loss over the task's sequences; a task without any in this batch gets zero rows."""
         raise NotImplementedError
+
+    def weighed(self, loss: Tensor, share: float = 1.0) -> Tensor:
+        """A loss () as it stands in the sum over tasks: times the task's weight, and of an uncertain one divided by its
+        variance v, which is learned, with log(v) / 2 beside it (Kendall et al. 2018): at best v is twice the loss.
+
+        Args:
+            share: of a step's items that this loss is of, so that micro-batches and processes add up.
+        """
+        loss = self.info.weight * loss
+        if self.log_variance is None:
+            return loss
+        log_variance = self.log_variance[0]  # FSDP takes no parameter without an axis
+        return loss * (-log_variance).exp() + share * log_variance / 2
 
     def outputs(self, tokens: Tokens, rows: Tensor) -> Tensor:
         """(n, …) what `score` and `answers` work on, a row for each of the sequences `rows` (packed numbers); of a task

@@ -1,6 +1,7 @@
 """The loop: steps, evaluations, checkpoints, and a run's folder that tells what happened.
 
 runs/flowers/  recipe.yaml  model/ (the best)  checkpoints/step-N/ (the last)  metrics.jsonl  curves.png
+               best/TASK/ (of `keep_best: each`)
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,10 @@ from torch import Tensor
 
 from unitx.augment import Augment
 from unitx.batches import Notes, Step, Steps, data_loader
-from unitx.checkpoint import Progress, load_progress, load_training_state, save_checkpoint
+from unitx.checkpoint import Progress, load_progress, load_training_state, optimizer_state, save_checkpoint
+from unitx.distributed import gather_objects, on_cpus
 from unitx.errors import UnitxError
-from unitx.evaluation import score
+from unitx.evaluation import gain, score
 from unitx.job import Job
 from unitx.lora import has_lora, merge_lora
 from unitx.model import Model, shipped_models
@@ -33,6 +36,7 @@ from unitx.plots import draw_curves
 from unitx.precision import DTYPES, choose_precision
 from unitx.progress import Reporter
 from unitx.recipe import save_recipe
+from unitx.sharding import shard, sharding_of, whole_state
 from unitx.source import is_recorded
 
 DEFAULT_MINUTES = 10.0
@@ -45,7 +49,7 @@ class Run:
 
     Attributes:
         folder: recipe.yaml, model/, checkpoints/, metrics.jsonl, curves.png.
-        model: the best one, by the mean of the tasks' headline scores on the held-out rows.
+        model: the best one, by the tasks' headline scores on the held-out rows (`evaluation.gain`).
         metrics: its scores, "task/metric".
         history: the lines of metrics.jsonl.
     """
@@ -71,12 +75,16 @@ class Trainer:
 
         self.job, self.recipe, self.folder = job, job.recipe, folder
         recipe = job.recipe
-        self.accelerator = Accelerator(mixed_precision="no", log_with=recipe.tracker, project_dir=str(folder))
+        self.accelerator = Accelerator(
+            cpu=on_cpus(), mixed_precision="no", log_with=recipe.tracker, project_dir=str(folder)
+        )
         folder.mkdir(parents=True, exist_ok=True)
         self.main = self.accelerator.is_main_process
         processes = self.accelerator.num_processes
-        for feed in job.feeds:  # a process with fewer micro-batches would leave the others waiting for its gradients
-            feed.rows = max(feed.rows, processes * recipe.accumulate if processes > 1 else 1)
+        least = processes * recipe.accumulate  # with fewer micro-batches a process would leave the others waiting
+        if processes > 1 and sum(feed.rows for feed in job.feeds) < least:
+            for feed in job.feeds:
+                feed.rows = max(feed.rows, least)
         self.model = job.model
         self.progress = Progress()
         if checkpoint:
@@ -86,14 +94,18 @@ class Trainer:
         self.report = Reporter(echo and self.main)
         self._choose_precision()
         self.steps = self._length()
-        optimizers = build_optimizers(
+        sharding = sharding_of(self.accelerator)
+        self.spare = deepcopy(self.model) if sharding else None
+        if sharding:
+            shard(self.model, self.accelerator, sharding)
+            job.facts.append(f"{processes} processes share the weights, their gradients and the optimizers' states")
+        self.optimizers = build_optimizers(
             self.model, recipe.optimizer, job.resolved["lr"], recipe.weight_decay, recipe.layer_decay,
             DTYPES[job.resolved["precision"]],
         )  # fmt: skip
-        prepared = self.accelerator.prepare(self.model, *optimizers)
-        self.wrapped, self.optimizers = prepared[0], list(prepared[1:])
+        self.wrapped = self.model if sharding else self.accelerator.prepare(self.model)
         if checkpoint:
-            load_training_state(checkpoint, self.model, [o.optimizer for o in self.optimizers])
+            load_training_state(checkpoint, self.model, self.optimizers)
         self.clock = torch.tensor(self.done).share_memory_()  # for the loader's workers
         self.notes, self.judged = Notes(), Notes()  # of the items trained on, and of those scored last
         self.left_out = 0  # steps that some process had no readable rows for
@@ -178,7 +190,8 @@ class Trainer:
         """One optimizer step over all micro-batches; returns the step's metrics.
 
         Each task's sum is divided by its count over all micro-batches and processes: the mean of micro-batch means
-        would weigh items by how they happened to be grouped.
+        would weigh items by how they happened to be grouped. The loss is the whole step's, the other metrics this
+        process's share of it.
         """
         set_lr(self.optimizers, self.job.resolved["lr"] * schedule(self.done, self.recipe.warmup))
         names = [feed.info.name for feed in self.job.feeds]
@@ -187,17 +200,22 @@ class Trainer:
         if not counts:
             return {}
         metrics: dict[str, float] = defaultdict(float)
+        processes = self.accelerator.num_processes
         for i, batch in enumerate(batches):
             last = i == len(batches) - 1
             with self.accelerator.no_sync(self.wrapped) if not last else nullcontext():
                 loss, found = self.wrapped(batch.to(self.accelerator.device), counts)
                 self.accelerator.backward(loss)
-            metrics["loss"] += float(loss.detach())
+            metrics["loss"] += float(loss.detach()) / processes
             for name, value in found.items():
                 task = name.split("/")[0]
-                metrics[name] += float(value) * (batch.targets[task].count / held[task])
+                metrics[name] += float(value) * batch.targets[task].count / (counts[task] * processes)
+        metrics["loss"] = self._of_processes(metrics["loss"]).sum().item()
         if not math.isfinite(metrics["loss"]):
             raise UnitxError(f"the loss is not finite at step {self.progress.step}: train with a lower --lr")
+        for p in self.model.parameters():  # what no item of this step has reached is moved as by several processes
+            if p.requires_grad and p.grad is None:
+                p.grad = torch.zeros_like(p)
         self.accelerator.clip_grad_norm_(self.wrapped.parameters(), self.recipe.clip)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -233,7 +251,11 @@ class Trainer:
         self.progress.items += notes.items
         self.report.step(self.progress, self.done, metrics, notes)
         if self.progress.step % 10 == 0 or self.done >= 1:
-            self._write({"step": self.progress.step, "seconds": round(self.progress.seconds, 3), **metrics})
+            line = {"step": self.progress.step, "seconds": round(self.progress.seconds, 3)}
+            shares = gather_objects(metrics)
+            names = sorted(set().union(*shares) - {"loss"})
+            loss = {name: value for name, value in metrics.items() if name == "loss"}  # none of a step left out
+            self._write(line | loss | {name: sum(share.get(name, 0.0) for share in shares) for name in names})
 
     def _next_evaluation(self) -> float:
         """The share of the run at which the held-out rows are scored next."""
@@ -241,37 +263,51 @@ class Trainer:
         return (math.floor(self.done * count + 1e-9) + 1) / count
 
     def _evaluate(self) -> None:
-        """Score every task on its held-out rows; keep the model when their mean is the best so far."""
+        """Score every task on its held-out rows; keep the model when it is the best so far."""
         scores: dict[str, float] = {}
-        headlines: list[float] = []
+        headlines: dict[str, float] = {}
         self.judged = Notes()
+        model = self._whole_model()
         for feed in self.job.held_out:
-            head = self.model.head(feed.info.name)
-            found, notes = score(self.model, self.job.preparer, feed, self.recipe.seed)
+            head = model.head(feed.info.name)
+            found, notes = score(model, self.job.preparer, feed, self.recipe.seed)
             self.judged.add(notes)
             self.notes.skipped += notes.skipped
             scores |= {f"{feed.info.name}/{metric}": value for metric, value in found.items()}
             if head.headline in found:
-                headlines.append(-found[head.headline] if head.lower_is_better else found[head.headline])
-        mean = sum(headlines) / len(headlines) if headlines else None
+                headlines[feed.info.name] = found[head.headline] * (-1 if head.lower_is_better else 1)
         self.report.scores(self.progress, scores)
         self._write({"step": self.progress.step, "held_out": scores})
+        before, best = self.progress.evaluated, self.progress.best
+        self.progress.evaluated = [*before, headlines]
         # Without held-out rows the last model is the one to keep.
-        best = self.progress.best
-        if mean is None or best is None or math.isnan(best) or mean >= best:
-            self.progress.best = mean
-            if self.main:
-                self.model.save_pretrained(self.folder / "model")
-                (self.folder / "model" / "scores.json").write_text(json.dumps(scores, indent=2), "utf-8")
+        if best is None or gain(headlines, before[best], self.progress.evaluated) >= 0:
+            self.progress.best = len(before)
+            self._keep(model, "model", scores)
+        for task, value in headlines.items() if self.recipe.keep_best == "each" else ():
+            if all(value >= each[task] for each in before if not math.isnan(each.get(task, math.nan))):
+                self._keep(model, f"best/{task}", scores)
+
+    def _whole_model(self) -> Model:
+        """The model as it stands, all of it in each process; of a sharded one the copy that was made for this."""
+        if self.spare is None:
+            return self.model
+        self.spare.load_state_dict(whole_state(self.model))
+        return self.spare.to(self.accelerator.device)
+
+    def _keep(self, model: Model, folder: str, scores: dict[str, float]) -> None:
+        if self.main:
+            model.save_pretrained(self.folder / folder)
+            (self.folder / folder / "scores.json").write_text(json.dumps(scores, indent=2), "utf-8")
 
     def _checkpoint_due(self) -> bool:
         every = self.recipe.checkpoint_every
         return bool(every and self.progress.step % every == 0)
 
     def _checkpoint(self) -> None:
+        model, states = self._whole_model(), [optimizer_state(self.model, o) for o in self.optimizers]
         if self.main:
-            optimizers = [o.optimizer for o in self.optimizers]
-            save_checkpoint(self.folder / "checkpoints", self.model, optimizers, self.progress)
+            save_checkpoint(self.folder / "checkpoints", model, states, self.progress)
 
     def _write(self, line: dict[str, Any]) -> None:
         if self.main:
@@ -321,10 +357,13 @@ class Trainer:
 
     def _finish(self) -> Run:
         self.report.close()
-        history = self._history()
+        for number, notes in enumerate(gather_objects(self.notes)):
+            if number != self.accelerator.process_index:
+                self.notes.add(notes)
+        history, model = self._history(), self._whole_model()
         if self.main:
             if not (self.folder / "model").is_dir():
-                self.model.save_pretrained(self.folder / "model")
+                model.save_pretrained(self.folder / "model")
             draw_curves(history, self.folder / "curves.png")
             self._report_items()
         if self.recipe.tracker:

@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from unitx.checkpoint import checkpoints
+from unitx.distributed import on_cpus
 from unitx.errors import UnitxError
 from unitx.finetuning import prepare_base
 from unitx.folders import check_writable
@@ -73,7 +74,7 @@ def _save_base(model: Model, folder: Path) -> Path:
     """Write a model once, however many processes there are: a copy trains, and the run can go on."""
     from accelerate import PartialState
 
-    state = PartialState()
+    state = PartialState(cpu=on_cpus())
     if state.is_main_process:
         model.save_pretrained(folder)
     state.wait_for_everyone()
