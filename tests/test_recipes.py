@@ -60,6 +60,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
         "motion": {"data": {"world": "clips", "concepts": 3}},
         "video-caption": {"data": {"world": "clips", "concepts": 3}},
         "video-align": {"data": {"world": "clips", "concepts": 3}},
+        "everything": {
+            "data": {"world": "emoji", "concepts": 4, "languages": ["en", "es"]},
+            **{f"tasks.{task}.data": {"world": "scenes", "concepts": 4} for task in ("detect", "count", "answer")},
+            "tasks.motion.data": {"world": "clips", "concepts": 3},
+            "tasks.tag.data": {"world": "mentions", "concepts": 20},
+        },
         "senses": {"data": {"world": "emoji", "concepts": 8, "languages": ["en"]}},
         "caption": {"data": {"world": "emoji", "concepts": 8, "languages": ["en"]}},
         "transcribe": {"data": {"world": "emoji", "concepts": 8, "languages": ["en"]}},
