@@ -49,7 +49,7 @@ __all__ = [
     "split",
 ]
 
-WORLDS = {  # data that pip brings, opened by `world:NAME`
+WORLDS = {  # data that pip (or, of the stamps, apt) brings, opened by `world:NAME`
     "emoji": "unitx.worlds.emoji:EmojiWorld",
     "clips": "unitx.worlds.clips:ClipWorld",
     "digits": "unitx.worlds.recorded:digits",
