@@ -10,45 +10,32 @@ For each seed and each task of the recipe (`everything`), the score on its held-
 - together: the shared backbone, all tasks at once;
 - then: the shared one, trained further on this task for a quarter of the steps.
 
-Nothing chooses a checkpoint by the held-out rows. What was scored is kept in OUT/scores.jsonl; started again, the
+Nothing chooses a checkpoint by the held-out rows. What was scored is kept in OUT/scores.json; started again, the
 command goes on where it was. `--set` tries a field of the recipe on the runs of all tasks (another OUT then).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from results import Results
+
 import unitx
 from unitx.recipe import Recipe, backbone_config, load_recipe, update
-from unitx.training import Run
 
 ARMS = ("alone", "small", "together", "then")
 
 
-class Scores:
-    """Lines {"arm", "task", "seed", "metric", "score"} in a file, added as they are known."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        lines = file.read_text("utf-8").splitlines() if file.is_file() else []
-        self.lines: list[dict[str, Any]] = [json.loads(line) for line in lines]
-
-    def has(self, arm: str, task: str, seed: int) -> bool:
-        return any((line["arm"], line["task"], line["seed"]) == (arm, task, seed) for line in self.lines)
-
-    def add(self, run: Run, arm: str, seed: int) -> None:
-        with self.file.open("a", encoding="utf-8") as file:
-            for task in run.model.tasks:
-                if any(name.startswith(f"{task}/") for name in run.metrics):
-                    metric = run.model.head(task).headline
-                    line = {"arm": arm, "task": task, "seed": seed, "metric": metric}
-                    self.lines.append(line | {"score": run.metrics[f"{task}/{metric}"]})
-                    file.write(json.dumps(self.lines[-1]) + "\n")
+def note(run: unitx.Run, arm: str, seed: int, results: Results) -> None:
+    """The headline of each task that the run was scored on."""
+    for task in run.model.tasks:
+        if any(name.startswith(f"{task}/") for name in run.metrics):
+            metric = run.model.head(task).headline
+            results.add(arm=arm, task=task, seed=seed, metric=metric, score=run.metrics[f"{task}/{metric}"])
 
 
 def only(recipe: Recipe, task: str, steps: int) -> Recipe:
@@ -67,30 +54,30 @@ def small(recipe: Recipe, tasks: int) -> dict[str, int]:
     return {"model.dim": heads * head // 2, "model.heads": heads}
 
 
-def run_seed(recipe: Recipe, seed: int, steps: int, out: Path, scores: Scores) -> None:
+def run_seed(recipe: Recipe, seed: int, steps: int, out: Path, results: Results) -> None:
     quiet: dict[str, Any] = {"seed": seed, "evaluations": 1, "echo": False}
     folder = out / f"together-{seed}"
-    if not scores.has("together", next(iter(recipe.tasks)), seed):
-        scores.add(unitx.train(recipe, steps=steps, out=folder, **quiet), "together", seed)
+    if not results.has(arm="together", seed=seed):
+        note(unitx.train(recipe, steps=steps, out=folder, **quiet), "together", seed, results)
     for task in recipe.tasks:
         one = only(recipe, task, steps)
         for arm, given in (("alone", {}), ("small", small(recipe, len(recipe.tasks)))):
-            if not scores.has(arm, task, seed):
-                scores.add(unitx.train(one, out=out / f"{arm}-{task}-{seed}", **given, **quiet), arm, seed)
-        if not scores.has("then", task, seed):
+            if not results.has(arm=arm, task=task, seed=seed):
+                note(unitx.train(one, out=out / f"{arm}-{task}-{seed}", **given, **quiet), arm, seed, results)
+        if not results.has(arm="then", task=task, seed=seed):
             further = only(recipe, task, max(1, steps // 4))
             run = unitx.finetune(folder, further, out=out / f"then-{task}-{seed}", **quiet)
-            scores.add(run, "then", seed)
+            note(run, "then", seed, results)
         print(f"seed {seed}: {task}", flush=True)
 
 
-def table(scores: Scores) -> str:
+def table(results: Results) -> str:
     """Means over seeds, with the standard deviation where there are several."""
     rows = [f"| task | metric | {' | '.join(ARMS)} |", f"| --- | --- {'| --- ' * len(ARMS)}|"]
-    for task, metric in dict.fromkeys((line["task"], line["metric"]) for line in scores.lines):
+    for task, metric in dict.fromkeys((line["task"], line["metric"]) for line in results.lines):
         cells = []
         for arm in ARMS:
-            found = [line["score"] for line in scores.lines if (line["arm"], line["task"]) == (arm, task)]
+            found = [line["score"] for line in results.lines if (line["arm"], line["task"]) == (arm, task)]
             spread = f" ± {statistics.stdev(found):.3f}" if len(found) > 1 else ""
             cells.append(f"{statistics.mean(found):.3f}{spread}" if found else "")
         rows.append(f"| {task} | {metric} | {' | '.join(cells)} |")
@@ -107,10 +94,10 @@ def main() -> None:
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     fields: dict[str, Any] = dict(pair.split("=", 1) for pair in given.set)
-    recipe, scores = update(load_recipe(given.recipe), **fields), Scores(given.out / "scores.jsonl")
+    recipe, results = update(load_recipe(given.recipe), **fields), Results(given.out / "scores.json")
     for seed in range(given.seeds):
-        run_seed(recipe, seed, given.steps, given.out, scores)
-        print(table(scores), flush=True)
+        run_seed(recipe, seed, given.steps, given.out, results)
+        print(table(results), flush=True)
 
 
 if __name__ == "__main__":

@@ -13,16 +13,15 @@ numbers beside it, in .json, after every run; started again with the same --out 
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from results import Results, draw_by_examples
 
 import unitx
-from unitx.plots import COLOURS, new_figure
+from unitx.plots import new_figure
 from unitx.recipe import Recipe, TaskRecipe
 from unitx.source import Subset
 from unitx.worlds.stamps import Stamps
@@ -48,29 +47,25 @@ SCORES = {  # panel → task, metric
 def main() -> None:
     arguments = parse()
     out = Path(arguments.out)
-    file = out.with_suffix(".json")
-    results: list[dict[str, Any]] = json.loads(file.read_text("utf-8")) if file.is_file() else []
+    results = Results(out.with_suffix(".json"))
     test = stamps(arguments.stamps, "test")
 
     def note(arm: str, count: int, seed: int, model: unitx.Model) -> None:
         found = {title: score(model, test, *what) for title, what in SCORES.items()}
-        results.append({"arm": arm, "recordings": count, "seed": seed, "steps": arguments.steps, **found})
-        file.write_text(json.dumps(results, indent=1), "utf-8")
-        print(json.dumps(results[-1]), flush=True)
+        results.add(arm=arm, recordings=count, seed=seed, steps=arguments.steps, **found)
 
     base = arguments.base or learn_made_voices(arguments)
-    done = {(line["arm"], line["recordings"], line["seed"]) for line in results}
-    if (ARMS[1], 0, 0) not in done:
+    if not results.has(arm=ARMS[1], recordings=0):
         note(ARMS[1], 0, 0, unitx.Model.from_pretrained(base))
     train = stamps(arguments.stamps, "train").prepare()
     for count in (min(int(one), len(train)) if one != "all" else len(train) for one in arguments.recordings):
         for seed in range(arguments.seeds):
             chosen = np.random.default_rng(seed).permutation(len(train))[:count]
             for arm in ARMS:
-                if (arm, count, seed) in done:
-                    continue
-                note(arm, count, seed, learn(arguments, base if arm == ARMS[1] else None, Subset(train, chosen), seed))
-    draw(results, len(test), out)
+                if not results.has(arm=arm, recordings=count, seed=seed):
+                    data = Subset(train, chosen)
+                    note(arm, count, seed, learn(arguments, base if arm == ARMS[1] else None, data, seed))
+    draw(results.lines, len(test), out)
 
 
 def parse() -> argparse.Namespace:
@@ -124,21 +119,8 @@ def draw(results: list[dict[str, Any]], tested: int, out: Path) -> None:
     figure = new_figure(11, 4.6)
     alone = next(line for line in results if not line["recordings"])
     for axes, title in zip(figure.subplots(1, len(SCORES)), SCORES, strict=True):
-        for arm, colour in zip(ARMS, COLOURS, strict=False):
-            values: dict[int, list[float]] = defaultdict(list)
-            for line in results:
-                if line["arm"] == arm and line["recordings"]:
-                    values[line["recordings"]].append(line[title])
-            counts = sorted(values)
-            axes.plot(counts, [np.mean(values[count]) for count in counts], color=colour, label=arm)
-            for count in counts:
-                axes.scatter([count] * len(values[count]), values[count], color=colour, s=18, alpha=0.6)
+        draw_by_examples(axes, results, ARMS, "recordings", title)
         axes.axhline(alone[title], color="#888888", linestyle=":", label="made voices alone, no recording")
-        axes.set(title=title, xlabel="recordings that it learns from", xscale="log", xticks=counts, ylim=(0, None))
-        axes.set_xticklabels([f"{count:,}" for count in counts])
-        axes.minorticks_off()
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
         axes.legend(fontsize=9)
     said = f"{tested:,} test recordings in {', '.join(LANGUAGES)}; {alone['steps']} steps each; a dot for each seed"
     figure.supxlabel(said, fontsize=9)
