@@ -101,6 +101,20 @@ def test_a_row_whose_words_are_none_is_left_out_and_named(base: Path, tmp_path: 
         learn(base, tmp_path / "none", recipe, data=two_tones(256, 0), test=two_tones(16, 1), steps=1)
 
 
+def test_what_has_learned_the_space_can_learn_it_further(base: Path, tmp_path: Path) -> None:
+    first = learn(base, tmp_path / "first", steps=4)
+    recipe = Recipe(tasks={"pooled": TaskRecipe("pool")})
+    then = learn(tmp_path / "first", tmp_path / "then", recipe, **{"tokenizers.audio": {}})
+    before, after = Model.from_pretrained(first.folder, "cpu"), Model.from_pretrained(then.folder, "cpu")
+    np.testing.assert_array_equal(before.embed(WORDS, "text"), after.embed(WORDS, "text"))
+    old, new = before.state_dict(), after.state_dict()
+    changed = {name for name in new if not torch.equal(old[name], new[name])}
+    assert {name.split(".")[0] for name in changed} == {"tokenizers", "backbone", "heads"}
+    assert all("lora" in name for name in changed if name.startswith("backbone"))
+    assert all("audio" in name for name in changed if not name.startswith("backbone"))
+    assert then.metrics["pooled/recall@1"] > max(0.9, first.metrics["pooled/recall@1"])
+
+
 def test_it_goes_on_from_a_checkpoint(base: Path, tmp_path: Path) -> None:
     rows = tones(128, 0)
     run = learn(base, tmp_path / "run", data=rows, steps=4, checkpoint_every=2)

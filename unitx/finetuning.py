@@ -33,6 +33,9 @@ def prepare_base(recipe: Recipe, base: Model) -> Job:
             "use --tune lora (adapters that the frozen modalities do not pass) or --tune head"
         )
     fixed: set[str] = set()  # heads of the base that go on as they are
+    learners: set[str] = set()  # modalities that learned the frozen space before, beside adapters, and go on
+    if frozen and base.frozen == sorted(frozen):
+        learners = set(base.tokenizers) - set(frozen)
     if frozen:
         recipe = _in_its_space(recipe, base)
         fixed = recipe.tasks.keys() & set(base.heads)
@@ -42,7 +45,8 @@ def prepare_base(recipe: Recipe, base: Model) -> Job:
     model = job.model
     tune(model, recipe.tune, frozen)
     for modality in old_tokenizers:
-        model.tokenizers[modality].requires_grad_(recipe.tune == "all" and modality not in frozen)
+        trains = modality in learners or (recipe.tune == "all" and modality not in frozen)
+        model.tokenizers[modality].requires_grad_(trains)
     kept = sorted(old_heads - {feed.info.name for feed in job.feeds})
     tied = model.tied()  # to a table of token vectors, which trains as its tokenizer does
     for name, p in model.named_parameters(remove_duplicate=False):
@@ -51,11 +55,12 @@ def prepare_base(recipe: Recipe, base: Model) -> Job:
     if kept and recipe.tune != "head" and not frozen:
         job.facts.append(f"not trained here: {', '.join(kept)}; the backbone under it changes, and so do its answers")
     for info in (feed.info for feed in job.feeds if feed.info.name in fixed):
-        new = _new_in_space(recipe, info, old_tokenizers, set(frozen))
+        new = _new_in_space(recipe, info, old_tokenizers - learners, set(frozen))
         job.facts.append(f"the model's task '{info.name}' goes on: {new} learns its space, which stays as it is")
-        # What the head got for the new modality learns; the rest is the space.
+        # What the head has for a modality that learns does so too; the rest is the space.
         for name, p in model.heads[info.name].named_parameters():
-            p.requires_grad_(f"heads.{info.name}.{name}" not in old_parameters)
+            own = not learners.isdisjoint(name.split("."))
+            p.requires_grad_(own or f"heads.{info.name}.{name}" not in old_parameters)
     if not any(p.requires_grad for p in model.parameters()):
         raise UnitxError(
             f"--tune {recipe.tune} leaves nothing to train: the head shares its weights with the tokenizer; "
@@ -97,9 +102,11 @@ def _in_its_space(recipe: Recipe, base: Model) -> Recipe:
 def _new_in_space(recipe: Recipe, info: TaskInfo, old: set[str], frozen: set[str]) -> str:
     """The modalities that learn a frozen space.
 
+    Args:
+        old: those that the model reads and that have their place in it.
+
     Raises:
-        UnitxError: one that the model reads already and whose embeddings would change, nothing new, or nothing that
-            shows where in the space it belongs.
+        UnitxError: one of the old ones would change, nothing learns, or nothing shows where in the space it belongs.
     """
     read = set(info.reads.values())
     where = f"--freeze {recipe.freeze}: task '{info.name}'"
