@@ -22,10 +22,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import yaml
 from results import Results
 
 import unitx
-from unitx.recipe import Recipe, backbone_config, load_recipe, update
+from unitx.data import open_source
+from unitx.recipe import Recipe, TaskRecipe, backbone_config, load_recipe, update
 
 ARMS = ("alone", "small", "together", "then")
 
@@ -36,6 +38,19 @@ def note(run: unitx.Run, arm: str, seed: int, results: Results) -> None:
         if any(name.startswith(f"{task}/") for name in run.metrics):
             metric = run.model.head(task).headline
             results.add(arm=arm, task=task, seed=seed, metric=metric, score=run.metrics[f"{task}/{metric}"])
+
+
+def opened(recipe: Recipe) -> Recipe:
+    """The recipe with its data open: made data are drawn and said once for all runs."""
+    sources: dict[str, Any] = {}
+
+    def source(data: Any) -> Any:
+        return None if data is None else sources.setdefault(repr(data), open_source(data))
+
+    def task_of(task: TaskRecipe) -> TaskRecipe:
+        return replace(task, data=source(task.data or recipe.data), test=source(task.test or recipe.test))
+
+    return replace(recipe, tasks={name: task_of(task) for name, task in recipe.tasks.items()}, data=None, test=None)
 
 
 def only(recipe: Recipe, task: str, steps: int) -> Recipe:
@@ -93,8 +108,8 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="of the recipe")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    fields: dict[str, Any] = dict(pair.split("=", 1) for pair in given.set)
-    recipe, results = update(load_recipe(given.recipe), **fields), Results(given.out / "scores.json")
+    fields: dict[str, Any] = {name: yaml.safe_load(value) for name, value in (pair.split("=", 1) for pair in given.set)}
+    recipe, results = opened(update(load_recipe(given.recipe), **fields)), Results(given.out / "scores.json")
     for seed in range(given.seeds):
         run_seed(recipe, seed, given.steps, given.out, results)
         print(table(results), flush=True)
