@@ -12,9 +12,9 @@ import numpy as np
 from unitx.errors import UnitxError
 from unitx.source import MadeFromSettings
 from unitx.worlds import pictures
-from unitx.worlds.emoji import HELD_OUT_STRENGTH, EmojiWorld
+from unitx.worlds.emoji import EmojiWorld
 from unitx.worlds.scenes import ROWS, STRIPED
-from unitx.worlds.speech import PARTS
+from unitx.worlds.speech import HELD_OUT_STRENGTH, PARTS
 
 SIZE = 48  # the side of a frame, in pixels
 FRAMES = (8, 16)

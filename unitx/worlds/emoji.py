@@ -20,16 +20,13 @@ from PIL import Image
 from unitx.errors import UnitxError
 from unitx.source import MadeFromSettings
 from unitx.worlds import pictures, speech
-from unitx.worlds.speech import PARTS, parallel, split_voices
+from unitx.worlds.speech import HELD_OUT_STRENGTH, PARTS, parallel, split_voices
 
 VIEWS = ["image", "text", "audio"]
 COLUMNS = [*VIEWS, "concept", "language", "name", "to", "translation", "question"]
 PICTURE_SIZE = 32  # the side, in pixels
 DRAWN_SIZE = 40  # of the drawings that pictures are made from: larger, so that they aren't blurred when turned
 PICTURES = 4  # rows of a concept that show it, at least; see `EmojiWorld.views`
-
-# How far the validation and test part vary: pictures and sound as people send them, not distorted as in training.
-HELD_OUT_STRENGTH = 0.5
 PATTERN = {"train": None, "validation": "stripes", "test": "checks"}
 
 # What training keeps in memory (see `EmojiWorld.prepare`): drawings and clips in all, and the least and most of one.

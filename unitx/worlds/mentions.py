@@ -11,8 +11,8 @@ import numpy as np
 from unitx.errors import UnitxError
 from unitx.source import MadeFromSettings
 from unitx.worlds import speech
-from unitx.worlds.emoji import HELD_OUT_STRENGTH, HUNDRED, KINDS, name_of
-from unitx.worlds.speech import PARTS, parallel
+from unitx.worlds.emoji import HUNDRED, KINDS, name_of
+from unitx.worlds.speech import HELD_OUT_STRENGTH, PARTS, parallel
 
 ROWS = {"train": 2_000, "validation": 300, "test": 1_000}  # every second one is spoken
 FEWEST = 20  # concepts; with fewer the pairs of names would not suffice for three parts

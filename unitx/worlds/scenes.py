@@ -12,8 +12,8 @@ from PIL import Image
 from unitx.errors import UnitxError
 from unitx.source import MadeFromSettings
 from unitx.worlds import pictures
-from unitx.worlds.emoji import HELD_OUT_STRENGTH, EmojiWorld
-from unitx.worlds.speech import PARTS
+from unitx.worlds.emoji import EmojiWorld
+from unitx.worlds.speech import HELD_OUT_STRENGTH, PARTS
 
 SIZE = 64  # the side of a picture, in pixels
 SIDES = (14, 30)  # of an emoji in it

@@ -25,6 +25,8 @@ import numpy as np
 from unitx.errors import UnitxError
 
 PARTS = ("train", "validation", "test")  # of made data
+# How far the validation and test part vary: pictures and sound as people send them, not distorted as in training.
+HELD_OUT_STRENGTH = 0.5
 UNSTEADY = {"Reed", "caleb"}  # speakers (espeak-ng's "klatt 6") that never say a thing twice alike, even started anew
 RATE = 22_050  # Hz, espeak-ng's own
 BANK_RATE = 16_000  # Hz, of clips that are kept

@@ -18,11 +18,10 @@ from unitx.errors import UnitxError
 from unitx.source import MadeFromSettings
 from unitx.worlds import neural, speech
 from unitx.worlds.neural import Speaker
-from unitx.worlds.speech import PARTS, parallel
+from unitx.worlds.speech import HELD_OUT_STRENGTH, PARTS, parallel
 
 HELD_OUT = {"validation": 200, "test": 1_000}  # sentences, or a tenth where there are few
 LENGTHS = (20, 120)  # characters of a sentence
-HELD_OUT_STRENGTH = 0.5  # of the variation of sound, in validation and test
 NEURAL = 0.5  # share of the training sentences that the neural voice says
 
 
