@@ -203,7 +203,8 @@ class Tag(Task):
         seen = [one.example for one in drawn if one.example.parts[0][0] in ("text", "audio")]
         items = [example.parts[0] for example in seen]
         truths = [[Span(self.info.labels[i], 1.0, a, b) for i, a, b in example.target.spans] for example in seen]
-        answers = model.predict([{modality: item} for modality, item in items], self.info.name)
+        columns = {modality: column for column, modality in self.info.reads.items()}
+        answers = model.predict([{columns[modality]: item} for modality, item in items], self.info.name)
         rows: Any = zip(items, answers, truths, strict=True)
         pictures = [self._drawn(modality, item, [found, truth]) for (modality, item), found, truth in rows]
         return [Sketch([np.asarray(picture) / 255], "found, and below it the truth") for picture in pictures]

@@ -378,7 +378,13 @@ def test_spans_are_printed_drawn_and_written(tmp_path: Path, capsys: pytest.Capt
     said = [f"{s.label} {s.score:.3f} [{s.start}–{s.end} {text[s.start : s.end]!r}]" for s in found[0]]
     heard = [f"{s.label} {s.score:.3f} [{s.start:.2f}–{s.end:.2f} s]" for s in found[1]]
     assert lines == ["\t".join([text, *said]), "\t".join([wave, *heard]), " \tnothing"] and said and heard
-    assert [path.name for path in out.iterdir()] == ["a.png"]
+    assert {"1.png", "a.png"} <= {path.name for path in out.iterdir()} <= {"1.png", "a.png", "3.png"}
+    (tmp_path / "bad.wav").write_bytes(b"no sound")  # one that cannot be read does not keep others from being drawn
+    odd, again = ["~5 cats came", "a cat " * 100, str(tmp_path / "bad.wav"), wave], tmp_path / "again"
+    with pytest.warns(UserWarning, match="bad.wav"):
+        assert cli.main(["predict", folder, *odd, "--task", "tag", "--draw", str(again)]) == 0
+    assert {path.name for path in again.iterdir()} == {"1.png", "2.png", "a.png"}
+    capsys.readouterr()
     table = write_table(tmp_path / "table.jsonl", [{"text": text, "audio": None}, {"text": None, "audio": "a.wav"}])
     assert cli.main(["predict", folder, "--data", table]) == 0
     rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))

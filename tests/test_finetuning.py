@@ -84,6 +84,13 @@ def test_exactly_what_tune_says_changes(tmp_path: Path, base: Path, tune: str):
     assert not has_lora(run.model.backbone)
 
 
+def test_a_tokenizer_that_no_task_reads_stays_as_it_is(tmp_path: Path, base: Path, rows: list[dict[str, Any]]):
+    """Not even weight decay moves it."""
+    run = further(base, {"colour": COLOUR}, tmp_path / "run", data=rows, tune="all", weight_decay=0.5)
+    found = changed(base, run)
+    assert found and not [name for name in found if name.startswith("tokenizers.")]
+
+
 def test_a_new_modality_on_a_model_of_texts(tmp_path: Path, base: Path, rows: list[dict[str, Any]]):
     before = Model.from_pretrained(base, "cpu")
     made = {"data": rows, "tune": "head", "steps": 40, "lr": 1e-2}

@@ -167,6 +167,7 @@ def test_the_length_of_a_sound_is_read_off_its_header(tmp_path: Path) -> None:
         soundfile.write(tmp_path / f"a.{suffix}", wave, 8_000, format=kind)
         assert sound_seconds(tmp_path / f"a.{suffix}") == pytest.approx(1.5)
     assert sound_seconds((tmp_path / "a.wav").read_bytes()) == pytest.approx(1.5)
+    assert sound_seconds((wave.tolist(), 8_000)) == 1.5 and sound_seconds((wave, 0)) == float("inf")
     assert sound_seconds((wave, 8_000)) == sound_seconds((np.stack([wave, wave]), 8_000)) == 1.5
     with av.open(str(tmp_path / "a.m4a"), "w") as container:
         stream = container.add_stream("aac", rate=8_000, layout="mono")
@@ -175,6 +176,8 @@ def test_the_length_of_a_sound_is_read_off_its_header(tmp_path: Path) -> None:
         for packet in [*stream.encode(frame), *stream.encode(None)]:
             container.mux(packet)
     assert sound_seconds(tmp_path / "a.m4a") == pytest.approx(1.5, abs=0.3)
+    (tmp_path / "b.raw").write_bytes(b"no sound at all")
+    assert sound_seconds(tmp_path / "b.raw") >= 0  # without a header anything may be guessed; reading it will tell
     (tmp_path / "b.wav").write_bytes(b"no sound at all")
     with pytest.raises(BadItem, match=r"b\.wav is not a sound file"):
         sound_seconds(tmp_path / "b.wav")

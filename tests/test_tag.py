@@ -337,3 +337,12 @@ def test_a_report_shows_what_was_found_and_what_is_there(tmp_path: Path) -> None
     assert head.draw(sound(0, 0.5), told(model, sound(0, 0.5))).height == 268
     with pytest.raises(UnitxError, match="cannot draw PIL image"):
         head.draw(picture(0), [])
+
+
+def test_two_columns_of_texts_are_reported(tmp_path: Path) -> None:
+    info = TaskInfo("tag", "tag", {"title": "text", "body": "text"}, "spans", ["cat"])
+    folder = small_model(info).save_pretrained(tmp_path / "model")
+    spans = [{"label": "cat", "start": 2, "end": 5}]
+    rows = [{"title": None, "body": "a cat", "spans": spans}, {"title": "A cat.", "body": None, "spans": spans}]
+    scored = unitx.evaluate(folder, rows, folder=tmp_path / "report")
+    assert set(scored.scores) == {"f1", "macro_f1", "span_f1"} and (tmp_path / "report" / "report.png").is_file()

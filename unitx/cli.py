@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from unitx.errors import UnitxError
+from unitx.errors import BadItem, UnitxError
 from unitx.recipe import CHOICES, Recipe, shipped
 
 USER_MISTAKE = 2  # exit status
@@ -283,10 +283,15 @@ def _draw(head: Any, items: list[str], answers: list[Any], out: Path) -> None:
     several = len(items) > 1
     if several:
         out.mkdir(parents=True, exist_ok=True)
-    for item, found in zip(items, answers, strict=True):
-        if Path(item).expanduser().is_file():
-            file = out / f"{Path(item).stem}.png" if several else out
-            head.draw(Path(item).expanduser(), found).save(file)
+    for number, (item, found) in enumerate(zip(items, answers, strict=True)):
+        path = os.path.expanduser(item)
+        named = os.path.isfile(path)
+        file = out / f"{Path(path).stem if named else number + 1}.png" if several else out
+        try:
+            head.draw(Path(path) if named else item, found).save(file)
+        except BadItem as error:
+            print(f"unitx: not drawn: {error}", file=sys.stderr)
+        else:
             print(f"unitx: drawn in {file}", file=sys.stderr)
 
 

@@ -11,6 +11,7 @@ from unitx.model import Model
 from unitx.recipe import Recipe, TaskRecipe
 from unitx.registry import TASKS
 from unitx.task import TaskInfo
+from unitx.writing import TEXT
 
 
 def prepare_base(recipe: Recipe, base: Model) -> Job:
@@ -44,8 +45,10 @@ def prepare_base(recipe: Recipe, base: Model) -> Job:
     job = build_job(recipe, base, fixed)
     model = job.model
     tune(model, recipe.tune, frozen)
-    for modality in old_tokenizers:
-        trains = modality in learners or (recipe.tune == "all" and modality not in frozen)
+    read = {modality for feed in job.feeds for modality in feed.info.reads.values()}
+    read |= {TEXT for feed in job.feeds if TASKS.get(feed.info.kind).writes}
+    for modality in old_tokenizers:  # weight decay would wear down one that no task reads
+        trains = modality in read and (modality in learners or (recipe.tune == "all" and modality not in frozen))
         model.tokenizers[modality].requires_grad_(trains)
     kept = sorted(old_heads - {feed.info.name for feed in job.feeds})
     tied = model.tied()  # to a table of token vectors, which trains as its tokenizer does

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -81,14 +82,17 @@ def sound_seconds(item: Any) -> float:
         BadItem: it is missing, or nothing that can be opened.
     """
     import av
+    import numpy as np
     import soundfile
 
     if isinstance(item, tuple | list) and len(item) == 2:
-        return max(item[0].shape, default=0) / item[1]
+        rate = item[1]  # of one that is none, reading it will tell
+        per_second = float(rate) if isinstance(rate, Real) else 0.0
+        return max(np.shape(item[0]), default=0) / per_second if per_second > 0 else float("inf")
     with open_binary(item) as file:
         try:
             return soundfile.info(file).duration
-        except soundfile.LibsndfileError:
+        except (soundfile.LibsndfileError, TypeError):  # the latter of a file without a header (.raw)
             file.seek(0)
         try:
             with av.open(file, "r") as container:

@@ -4,30 +4,34 @@
 
 For each seed and each task of the recipe (`everything`), the score on its held-out rows at the end of a run:
 
-- alone: a model of the same size that learns this task only, from as many rows a step and as many steps;
+- alone: a model of the same size that learns this task only, from about as many rows a step and as many steps;
 - small: the same on a backbone of one part in as many as there are tasks: the separate backbones together have the
   size of the shared one;
 - together: the shared backbone, all tasks at once;
 - then: the shared one, trained further on this task for a quarter of the steps.
 
 Nothing chooses a checkpoint by the held-out rows. What was scored is kept in OUT/scores.json; started again, the
-command goes on where it was. `--set` tries a field of the recipe on the runs of all tasks (another OUT then).
+command goes on where it was. Tasks that share recorded data are refused, since each arm would split them in its own
+way. `--set` tries a field of the recipe on the runs of all tasks (another OUT then).
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
-from results import Results
+from results import Results, whole
 
 import unitx
 from unitx.data import open_source
-from unitx.recipe import Recipe, TaskRecipe, backbone_config, load_recipe, update
+from unitx.errors import UnitxError
+from unitx.recipe import ModelRecipe, Recipe, TaskRecipe, backbone_config, load_recipe, update
+from unitx.source import is_recorded
 
 ARMS = ("alone", "small", "together", "then")
 
@@ -50,7 +54,11 @@ def opened(recipe: Recipe) -> Recipe:
     def task_of(task: TaskRecipe) -> TaskRecipe:
         return replace(task, data=source(task.data or recipe.data), test=source(task.test or recipe.test))
 
-    return replace(recipe, tasks={name: task_of(task) for name, task in recipe.tasks.items()}, data=None, test=None)
+    tasks = {name: task_of(task) for name, task in recipe.tasks.items()}
+    recorded = [id(task.data) for task in tasks.values() if is_recorded(task.data)]
+    if len({*recorded}) < len(recorded) or recipe.temperature:
+        raise UnitxError("the arms could not be compared: two tasks share recorded data, or temperature is set")
+    return replace(recipe, tasks=tasks, data=None, test=None)
 
 
 def only(recipe: Recipe, task: str, steps: int) -> Recipe:
@@ -72,17 +80,24 @@ def small(recipe: Recipe, tasks: int) -> dict[str, int]:
 def run_seed(recipe: Recipe, seed: int, steps: int, out: Path, results: Results) -> None:
     quiet: dict[str, Any] = {"seed": seed, "evaluations": 1, "echo": False}
     folder = out / f"together-{seed}"
+
+    def learn(arm: str, name: str, chosen: Recipe, base: Path | None = None, **given: Any) -> None:
+        place = out / name
+        shutil.rmtree(place, ignore_errors=True)  # one that was cut short
+        given |= {"out": place, **quiet}
+        run = unitx.finetune(base, chosen, **given) if base else unitx.train(chosen, **given)
+        note(whole(run, chosen.steps or steps), arm, seed, results)
+
     if not results.has(arm="together", seed=seed):
-        note(unitx.train(recipe, steps=steps, out=folder, **quiet), "together", seed, results)
+        learn("together", folder.name, update(recipe, steps=steps))
     for task in recipe.tasks:
         one = only(recipe, task, steps)
         for arm, given in (("alone", {}), ("small", small(recipe, len(recipe.tasks)))):
             if not results.has(arm=arm, task=task, seed=seed):
-                note(unitx.train(one, out=out / f"{arm}-{task}-{seed}", **given, **quiet), arm, seed, results)
+                learn(arm, f"{arm}-{task}-{seed}", one, **given)
         if not results.has(arm="then", task=task, seed=seed):
-            further = only(recipe, task, max(1, steps // 4))
-            run = unitx.finetune(folder, further, out=out / f"then-{task}-{seed}", **quiet)
-            note(run, "then", seed, results)
+            further = replace(only(recipe, task, max(1, steps // 4)), model=ModelRecipe())
+            learn("then", f"then-{task}-{seed}", further, folder)
         print(f"seed {seed}: {task}", flush=True)
 
 

@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from results import Results, draw_by_examples
+from results import Results, draw_by_examples, whole
 
 import unitx
 from unitx.data import open_source
+from unitx.errors import UnitxError
 from unitx.plots import new_figure
 from unitx.recipe import load_recipe
 from unitx.source import Subset
@@ -51,6 +52,8 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse()
+    if arguments.base and (seen := set(KNOWN) & set(unitx.Model.from_pretrained(arguments.base).tasks)):
+        raise UnitxError(f"{arguments.base} has learned {', '.join(seen)}, and so from digits that judge here")
     source = open_source("world:digits")
     order = np.random.default_rng(0).permutation(len(source))
     test, rest = Subset(source, order[:TEST]), order[TEST:]
@@ -100,7 +103,7 @@ def learn_everything(arguments: argparse.Namespace) -> Path:
 def learned(out: Path, recipe: Any, **given: Any) -> Path:
     if not (out / "curves.png").is_file():  # the last that a run writes
         shutil.rmtree(out, ignore_errors=True)  # one that was cut short
-        unitx.train(recipe, out=str(out), evaluations=1, **given)
+        whole(unitx.train(recipe, out=str(out), evaluations=1, **given), given["steps"])
     return out
 
 
@@ -109,7 +112,8 @@ def learn(arguments: argparse.Namespace, base: Any, data: Subset, test: Subset, 
     shutil.rmtree(out, ignore_errors=True)
     given: dict[str, Any] = {"data": data, "test": test, "seed": seed, "steps": arguments.steps, "out": str(out)}
     given |= {"evaluations": 1, "echo": False}
-    return unitx.finetune(base, "digits", **given) if base else unitx.train("digits", **given)
+    run = unitx.finetune(base, "digits", **given) if base else unitx.train("digits", **given)
+    return whole(run, arguments.steps)
 
 
 if __name__ == "__main__":

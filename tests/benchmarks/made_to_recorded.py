@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from results import Results, draw_by_examples
+from results import Results, draw_by_examples, whole
 
 import unitx
 from unitx.plots import new_figure
@@ -94,7 +94,7 @@ def learn_made_voices(arguments: argparse.Namespace) -> Path:
         data = {"world": "emoji", "concepts": concepts, "languages": LANGUAGES}
         length = {"steps": arguments.made_steps, "evaluations": 2}
         shutil.rmtree(out, ignore_errors=True)  # one that was cut short
-        unitx.train(RECIPE, data=data, augment="none", out=str(out), **length)
+        whole(unitx.train(RECIPE, data=data, augment="none", out=str(out), **length), arguments.made_steps)
     return out
 
 
@@ -107,7 +107,7 @@ def learn(arguments: argparse.Namespace, base: Any, data: Subset, seed: int) -> 
         "evaluations": 4, "out": str(out),
     }  # fmt: skip
     run = unitx.finetune(base, RECIPE, **given) if base else unitx.train(RECIPE, **given)
-    return run.model
+    return whole(run, arguments.steps).model
 
 
 def score(model: unitx.Model, test: Stamps, task: str, metric: str) -> float:

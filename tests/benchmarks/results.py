@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import unitx
 from unitx.plots import COLOURS
 
 
@@ -26,6 +28,18 @@ class Results:
         self.lines.append(line)
         self.file.write_text(json.dumps(self.lines, indent=1), "utf-8")
         print(json.dumps(line), flush=True)
+
+
+def whole(run: unitx.Run, steps: int) -> unitx.Run:
+    """The run, if it came to its end: Ctrl-C ends one early, and then ends the benchmark too.
+
+    Raises:
+        KeyboardInterrupt: it was stopped; its folder is removed.
+    """
+    if run.history[-1]["step"] < steps:
+        shutil.rmtree(run.folder)
+        raise KeyboardInterrupt
+    return run
 
 
 def draw_by_examples(axes: Any, lines: list[dict[str, Any]], arms: tuple[str, ...], counted: str, score: str) -> None:
