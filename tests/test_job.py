@@ -12,7 +12,7 @@ from small_data import TINY, captioned, colour_folder, text_rows, tone_folder, w
 from unitx.batches import Feed
 from unitx.config import SIZES
 from unitx.errors import UnitxError
-from unitx.job import _identity, _named_data, build_job, weigh_by_size
+from unitx.job import _identity, build_job, named_data, weigh_by_size
 from unitx.recipe import Recipe, TaskRecipe, load_recipe, update
 from unitx.task import TaskInfo
 from unitx.tokenizers.text import train_sentencepiece
@@ -252,10 +252,10 @@ def test_a_world_of_the_recipe_gives_its_options_to_tasks_on_it() -> None:
             "other": TaskRecipe(data={"world": "digits"}, test="world:emoji"),
         },
     )
-    data = {name: _named_data(whole, task)[0] for name, task in whole.tasks.items()}
+    data = {name: named_data(whole, task)[0] for name, task in whole.tasks.items()}
     assert data["mine"] == {"world": "emoji", "concepts": 5, "languages": ["en"]}
     assert data["same"] == whole.data and data["other"] == {"world": "digits"}
-    assert _named_data(replace(whole, data="world:emoji"), whole.tasks["mine"])[0] == whole.tasks["mine"].data
+    assert named_data(replace(whole, data="world:emoji"), whole.tasks["mine"])[0] == whole.tasks["mine"].data
 
 
 def test_test_data_that_a_task_learns_from_are_pointed_out(data: dict[str, str], tmp_path: Path) -> None:

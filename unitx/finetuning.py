@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from unitx.errors import UnitxError
-from unitx.job import Job, build_job
+from unitx.job import Job, build_job, modalities_of
 from unitx.lora import has_lora
 from unitx.model import Model
 from unitx.recipe import Recipe, TaskRecipe
 from unitx.registry import TASKS
 from unitx.task import TaskInfo
-from unitx.writing import TEXT
 
 
 def prepare_base(recipe: Recipe, base: Model) -> Job:
@@ -45,8 +44,7 @@ def prepare_base(recipe: Recipe, base: Model) -> Job:
     job = build_job(recipe, base, fixed)
     model = job.model
     tune(model, recipe.tune, frozen)
-    read = {modality for feed in job.feeds for modality in feed.info.reads.values()}
-    read |= {TEXT for feed in job.feeds if TASKS.get(feed.info.kind).writes}
+    read = modalities_of(job.feeds)
     for modality in old_tokenizers:  # weight decay would wear down one that no task reads
         trains = modality in read and (modality in learners or (recipe.tune == "all" and modality not in frozen))
         model.tokenizers[modality].requires_grad_(trains)

@@ -171,12 +171,12 @@ class Shared:
 
 
 def _shared(recipe: Recipe, facts: list[str]) -> Shared:
-    named = {name: _named_data(recipe, task) for name, task in recipe.tasks.items()}
+    named = {name: named_data(recipe, task) for name, task in recipe.tasks.items()}
     learned = {_identity(data): name for name, (data, _) in named.items()}
     return Shared(facts, learned, {_identity(data) for data, test in named.values() if test is None})
 
 
-def _named_data(recipe: Recipe, task: TaskRecipe) -> tuple[Any, Any]:
+def named_data(recipe: Recipe, task: TaskRecipe) -> tuple[Any, Any]:
     """What a task's recipe, or else the whole recipe, names as training data and as test data.
 
     A world that both name has the recipe's options too, where the task does not set its own.
@@ -202,7 +202,7 @@ def _identity(data: Any) -> Any:
 def _open_task(recipe: Recipe, task: TaskRecipe, shared: Shared, known: TaskInfo) -> tuple[Source, Source, TaskInfo]:
     """A task's training rows, its held-out rows, and what it knows of them besides what it has `known` before."""
     name = known.name
-    given, test = _named_data(recipe, task)
+    given, test = named_data(recipe, task)
     if given is None:
         raise UnitxError(f"task '{name}' has no data: give a folder or a file with --data")
     kind = TASKS.get(task.kind)
@@ -285,10 +285,15 @@ def _split_as_before(source: Source, train: Subset, held_out: Subset) -> tuple[S
     return Subset(source, train.indices), Subset(source, held_out.indices)
 
 
+def modalities_of(feeds: list[Feed]) -> set[str]:
+    """What the tasks read, and write."""
+    read = {modality for feed in feeds for modality in feed.info.reads.values()}
+    return read | {TEXT for feed in feeds if TASKS.get(feed.info.kind).writes}
+
+
 def _processors(recipe: Recipe, feeds: list[Feed], base: Model | None, facts: list[str]) -> dict[str, Processor]:
     """Modality → the data half of its tokenizer: the base model's own, and new ones by the recipe's options."""
-    read = {modality for feed in feeds for modality in feed.info.reads.values()}
-    read |= {TEXT for feed in feeds if TASKS.get(feed.info.kind).writes}
+    read = modalities_of(feeds)
     old = base.processors if base is not None else {}
     for modality in recipe.tokenizers:
         TOKENIZERS.get(modality)  # a name that is none is an error

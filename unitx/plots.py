@@ -11,8 +11,6 @@ import numpy as np
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56789c", "#a65628", "#7a3e9d", "#b8860b")  # on any ground
 
 LINES = 12  # of a text that are drawn
-
-
 STYLES = ("-", "--", ":")  # of lines, where there are more than colours
 TOGETHER, ACROSS = 2, 3  # tasks whose scores share one panel; panels of more tasks in a row
 

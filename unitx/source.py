@@ -13,6 +13,9 @@ from unitx.errors import BadItem, UnitxError
 
 ROW = "*"  # the column that stands for all of a row
 SEPARATOR = "|"  # between the labels of one cell, where a row may have several
+PARTS = ("train", "validation", "test")  # of made data
+# How far the validation and test part vary: pictures and sound as people send them, not distorted as in training.
+HELD_OUT_STRENGTH = 0.5
 
 
 @runtime_checkable
@@ -58,6 +61,19 @@ class MadeFromSettings:
     """
 
     recorded: ClassVar[bool] = False
+    part: str
+    seed: int
+
+    def column(self, name: str) -> list[Any]:
+        """Raises: UnitxError: the cells are made anew for each row."""
+        raise UnitxError(f"the cells of '{name}' are made anew for each row: read them with row()")
+
+    def drawn_by(self, index: int, rng: np.random.Generator, strength: float) -> tuple[np.random.Generator, float]:
+        """What a row is drawn with, and how far it varies: in training as given, else by its number."""
+        if self.part == "train":
+            return rng, strength
+        rng = np.random.default_rng([PARTS.index(self.part), self.seed, index])
+        return rng, min(strength, HELD_OUT_STRENGTH)
 
     def __getstate__(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]

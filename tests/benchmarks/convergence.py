@@ -30,6 +30,7 @@ from results import Results, whole
 import unitx
 from unitx.data import open_source
 from unitx.errors import UnitxError
+from unitx.job import named_data
 from unitx.recipe import ModelRecipe, Recipe, TaskRecipe, backbone_config, load_recipe, update
 from unitx.source import is_recorded
 
@@ -49,10 +50,13 @@ def opened(recipe: Recipe) -> Recipe:
     sources: dict[str, Any] = {}
 
     def source(data: Any) -> Any:
-        return None if data is None else sources.setdefault(repr(data), open_source(data))
+        if data is not None and repr(data) not in sources:
+            sources[repr(data)] = open_source(data)
+        return sources.get(repr(data))
 
     def task_of(task: TaskRecipe) -> TaskRecipe:
-        return replace(task, data=source(task.data or recipe.data), test=source(task.test or recipe.test))
+        data, test = named_data(recipe, task)
+        return replace(task, data=source(data), test=source(test))
 
     tasks = {name: task_of(task) for name, task in recipe.tasks.items()}
     recorded = [id(task.data) for task in tasks.values() if is_recorded(task.data)]
@@ -71,9 +75,9 @@ def only(recipe: Recipe, task: str, steps: int) -> Recipe:
 
 def small(recipe: Recipe, tasks: int) -> dict[str, int]:
     """The width and heads of a backbone as deep, with one part of `tasks` of the weights, about."""
-    whole = backbone_config(recipe)
-    head = whole.dim // whole.heads
-    heads = max(1, round(whole.dim / tasks**0.5 / (head // 2)))  # of half the width, so that it can be met better
+    shared = backbone_config(recipe)
+    head = shared.dim // shared.heads
+    heads = max(1, round(shared.dim / tasks**0.5 / (head // 2)))  # of half the width, so that it can be met better
     return {"model.dim": heads * head // 2, "model.heads": heads}
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from results import Results, draw_by_examples, whole
+from results import Results, draw_by_examples, learned, whole
 
 import unitx
 from unitx.data import open_source
@@ -91,20 +91,14 @@ def balanced(source: Any, places: np.ndarray, count: int, seed: int) -> np.ndarr
 
 def learn_masked(arguments: argparse.Namespace, pictures: Subset) -> Path:
     tokenizers = {"tokenizers.image": load_recipe("digits").tokenizers["image"]}
-    return learned(arguments.runs / "masked", "masked", data=pictures, steps=arguments.masked_steps, **tokenizers)
+    given = {"data": pictures, "evaluations": 1, **tokenizers}
+    return learned(arguments.runs / "masked", "masked", arguments.masked_steps, **given)
 
 
 def learn_everything(arguments: argparse.Namespace) -> Path:
     recipe = load_recipe("everything")
     recipe = replace(recipe, tasks={name: task for name, task in recipe.tasks.items() if name not in KNOWN})
-    return learned(arguments.runs / "everything", recipe, steps=arguments.everything_steps)
-
-
-def learned(out: Path, recipe: Any, **given: Any) -> Path:
-    if not (out / "curves.png").is_file():  # the last that a run writes
-        shutil.rmtree(out, ignore_errors=True)  # one that was cut short
-        whole(unitx.train(recipe, out=str(out), evaluations=1, **given), given["steps"])
-    return out
+    return learned(arguments.runs / "everything", recipe, arguments.everything_steps, evaluations=1)
 
 
 def learn(arguments: argparse.Namespace, base: Any, data: Subset, test: Subset, seed: int) -> unitx.Run:

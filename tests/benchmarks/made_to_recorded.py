@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from results import Results, draw_by_examples, whole
+from results import Results, draw_by_examples, learned, whole
 
 import unitx
 from unitx.plots import new_figure
@@ -88,14 +88,10 @@ def stamps(folder: str, part: str) -> Stamps:
 
 def learn_made_voices(arguments: argparse.Namespace) -> Path:
     """The folder of a run on espeak-ng's voices."""
-    out = Path(arguments.runs) / "made"
-    if not (out / "curves.png").is_file():  # the last that a run writes
-        concepts = arguments.concepts if arguments.concepts == "all" else int(arguments.concepts)
-        data = {"world": "emoji", "concepts": concepts, "languages": LANGUAGES}
-        length = {"steps": arguments.made_steps, "evaluations": 2}
-        shutil.rmtree(out, ignore_errors=True)  # one that was cut short
-        whole(unitx.train(RECIPE, data=data, augment="none", out=str(out), **length), arguments.made_steps)
-    return out
+    concepts = arguments.concepts if arguments.concepts == "all" else int(arguments.concepts)
+    data = {"world": "emoji", "concepts": concepts, "languages": LANGUAGES}
+    given = {"data": data, "augment": "none", "evaluations": 2}
+    return learned(Path(arguments.runs) / "made", RECIPE, arguments.made_steps, **given)
 
 
 def learn(arguments: argparse.Namespace, base: Any, data: Subset, seed: int) -> unitx.Model:

@@ -42,6 +42,14 @@ def whole(run: unitx.Run, steps: int) -> unitx.Run:
     return run
 
 
+def learned(out: Path, recipe: Any, steps: int, **given: Any) -> Path:
+    """The folder of a run that others begin from: made now, unless it came to its end before."""
+    if not (out / "curves.png").is_file():  # the last that a run writes
+        shutil.rmtree(out, ignore_errors=True)  # one that was cut short
+        whole(unitx.train(recipe, out=str(out), steps=steps, **given), steps)
+    return out
+
+
 def draw_by_examples(axes: Any, lines: list[dict[str, Any]], arms: tuple[str, ...], counted: str, score: str) -> None:
     """A line an arm, the means over seeds of a score by the examples that were learned from; a dot for each seed."""
     ticks: set[int] = set()

@@ -9,12 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from unitx.errors import UnitxError
 from unitx.source import MadeFromSettings
 from unitx.worlds import pictures
 from unitx.worlds.emoji import EmojiWorld
-from unitx.worlds.scenes import ROWS, STRIPED
-from unitx.worlds.speech import HELD_OUT_STRENGTH, PARTS
+from unitx.worlds.scenes import ROWS, pattern_of
 
 SIZE = 48  # the side of a frame, in pixels
 FRAMES = (8, 16)
@@ -89,7 +87,7 @@ class ClipWorld(MadeFromSettings):
             UnitxError: the clips are made anew for each row.
         """
         if name == "video":
-            raise UnitxError("the cells of 'video' are made anew for each row: read them with row()")
+            return super().column(name)
         return [self._said(index)[name] for index in range(len(self))]
 
     def row(self, index: int, rng: np.random.Generator, strength: float = 1.0) -> dict[str, Any]:
@@ -99,12 +97,10 @@ class ClipWorld(MadeFromSettings):
             rng: what the row of the training part is drawn with; the other parts draw theirs by the row's number.
             strength: of the variation of drawings and grounds, 0 to 1; places, sizes and motions vary always.
         """
-        if self.part != "train":
-            rng = np.random.default_rng([PARTS.index(self.part), self.seed, index])
-            strength = min(strength, HELD_OUT_STRENGTH)
+        rng, strength = self.drawn_by(index, rng, strength)
         said = self._said(index)
         drawing = self.world.drawing(self.world.labels.index(said["name"]), rng, strength)
-        pattern = "checks" if self.part != "train" else "stripes" if rng.random() < STRIPED else None
+        pattern = pattern_of(self.part, rng)
         frames = pictures.clip(drawing, path_of(said["motion"], rng), SIZE, rng, strength, pattern)
         return {"video": frames, **said}
 

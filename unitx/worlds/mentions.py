@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unitx.errors import UnitxError
-from unitx.source import MadeFromSettings
+from unitx.source import PARTS, MadeFromSettings
 from unitx.worlds import speech
 from unitx.worlds.emoji import HUNDRED, KINDS, name_of
-from unitx.worlds.speech import HELD_OUT_STRENGTH, PARTS, parallel
+from unitx.worlds.speech import parallel
 
 ROWS = {"train": 2_000, "validation": 300, "test": 1_000}  # every second one is spoken
 FEWEST = 20  # concepts; with fewer the pairs of names would not suffice for three parts
@@ -114,10 +114,6 @@ class MentionWorld(MadeFromSettings):
     def __len__(self) -> int:
         return ROWS[self.part]
 
-    def column(self, name: str) -> list[Any]:
-        """Raises: UnitxError: all cells are made anew for each row."""
-        raise UnitxError(f"the cells of '{name}' are made anew for each row: read them with row()")
-
     def row(self, index: int, rng: np.random.Generator, strength: float = 1.0) -> dict[str, Any]:
         """Column → item, None for an empty cell.
 
@@ -125,9 +121,7 @@ class MentionWorld(MadeFromSettings):
             rng: what the row of the training part is drawn with; the other parts draw theirs by the row's number.
             strength: of the variation of sound, 0 to 1; sentences always vary.
         """
-        if self.part != "train":
-            rng = np.random.default_rng([PARTS.index(self.part), self.seed, index])
-            strength = min(strength, HELD_OUT_STRENGTH)
+        rng, strength = self.drawn_by(index, rng, strength)
         if index % 2 == 0:
             text, _, mentions = self.sentence(rng)
             return {"text": text, "audio": None, "tags": _tags(mentions)}

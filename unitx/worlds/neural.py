@@ -117,15 +117,20 @@ def _phonemes(sentence: str) -> list[tuple[int, str]]:
     at, begins = 0, True
     for token in g2p.phonemize_tokens(g2p.tokenize(normalize(sentence))):
         said = token.phonemes or ""
-        spoken = any(letter.isalpha() for letter in said)
+        spoken = _is_spoken(said)
         place = sentence.find(token.text, at)  # none where it was written in another way
         if (begins and spoken and place >= 0) or not found:
             found.append((max(place, 0), said))
         else:  # a word's other part, or what stands between words, belongs to what came before
             found[-1] = (found[-1][0], found[-1][1] + said)
-        at = max(place + len(token.text), at) if place >= 0 else at
+        at = place + len(token.text) if place >= 0 else at
         begins = bool(token.whitespace) or (begins and not spoken)
-    return found if any(letter.isalpha() for _, said in found for letter in said) else []
+    return found if any(_is_spoken(said) for _, said in found) else []
+
+
+def _is_spoken(phonemes: str) -> bool:
+    """Whether there is more than punctuation."""
+    return any(map(str.isalpha, phonemes))
 
 
 @cache

@@ -13,7 +13,6 @@ from unitx.errors import UnitxError
 from unitx.source import MadeFromSettings
 from unitx.worlds import pictures
 from unitx.worlds.emoji import EmojiWorld
-from unitx.worlds.speech import HELD_OUT_STRENGTH, PARTS
 
 SIZE = 64  # the side of a picture, in pixels
 SIDES = (14, 30)  # of an emoji in it
@@ -68,10 +67,6 @@ class SceneWorld(MadeFromSettings):
     def __len__(self) -> int:
         return ROWS[self.part]
 
-    def column(self, name: str) -> list[Any]:
-        """Raises: UnitxError: all cells are made anew for each row."""
-        raise UnitxError(f"the cells of '{name}' are made anew for each row: read them with row()")
-
     def row(self, index: int, rng: np.random.Generator, strength: float = 1.0) -> dict[str, Any]:
         """Column → item.
 
@@ -79,15 +74,13 @@ class SceneWorld(MadeFromSettings):
             rng: what the row of the training part is drawn with; the other parts draw theirs by the row's number.
             strength: of the variation of drawings and grounds, 0 to 1; places and sizes vary always.
         """
-        if self.part != "train":
-            rng = np.random.default_rng([PARTS.index(self.part), self.seed, index])
-            strength = min(strength, HELD_OUT_STRENGTH)
+        rng, strength = self.drawn_by(index, rng, strength)
         placed, names = [], []
         for box in _boxes(int(rng.integers(1, self.most + 1)), rng):
             concept = int(rng.integers(len(self.world.emoji)))
             placed.append((self.world.drawing(concept, rng, strength), box))
             names.append(self.world.labels[concept])
-        pattern = "checks" if self.part != "train" else "stripes" if rng.random() < STRIPED else None
+        pattern = pattern_of(self.part, rng)
         picture, found = pictures.scene(placed, SIZE, rng, strength, pattern)
         objects: list[dict[str, Any]] = [{"box": b, "name": name} for b, name in zip(found, names, strict=True)]
         question, answer = _question(objects, self.world.labels, rng)
@@ -109,6 +102,13 @@ class SceneWorld(MadeFromSettings):
         """Draw what training draws from, in several processes."""
         self.world.prepare_drawings()
         return self
+
+
+def pattern_of(part: str, rng: np.random.Generator) -> str | None:
+    """What the ground of a scene or a clip has."""
+    if part != "train":
+        return "checks"
+    return "stripes" if rng.random() < STRIPED else None
 
 
 def _boxes(count: int, rng: np.random.Generator) -> list[tuple[int, int, int]]:

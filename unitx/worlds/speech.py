@@ -23,10 +23,8 @@ from typing import Any
 import numpy as np
 
 from unitx.errors import UnitxError
+from unitx.source import PARTS
 
-PARTS = ("train", "validation", "test")  # of made data
-# How far the validation and test part vary: pictures and sound as people send them, not distorted as in training.
-HELD_OUT_STRENGTH = 0.5
 UNSTEADY = {"Reed", "caleb"}  # speakers (espeak-ng's "klatt 6") that never say a thing twice alike, even started anew
 RATE = 22_050  # Hz, espeak-ng's own
 BANK_RATE = 16_000  # Hz, of clips that are kept
@@ -136,8 +134,7 @@ def say_words(
     voice = f"{accents[rng.integers(len(accents))]}+{speakers[rng.integers(len(speakers))]}"
     speed, pitch = (rng.integers(130, 240), rng.integers(20, 80)) if part == "train" else (175, 50)
     restart()
-    said, rate, marks = synthesize_words(text, voice, speed=int(speed), pitch=int(pitch))
-    return resample(said), [(place, at * BANK_RATE // rate) for place, at in marks]
+    return at_bank_rate(*synthesize_words(text, voice, speed=int(speed), pitch=int(pitch)))
 
 
 def restart() -> None:
@@ -243,6 +240,13 @@ def resample(waveform: np.ndarray, rate: int = RATE) -> np.ndarray:
     blocks = (len(waveform) // (down * 8) + 1) * 8
     spectrum = np.fft.rfft(waveform, down * blocks)[: up * blocks // 2 + 1]
     return (np.fft.irfft(spectrum, up * blocks)[: len(waveform) * up // down] * (up / down)).astype(np.float32)
+
+
+def at_bank_rate(
+    waveform: np.ndarray, rate: int, marks: list[tuple[int, int]]
+) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """A waveform and its (character, sample) marks at 16,000 Hz."""
+    return resample(waveform, rate), [(place, at * BANK_RATE // rate) for place, at in marks]
 
 
 def compress(waveform: np.ndarray) -> np.ndarray:

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unitx.errors import UnitxError
-from unitx.source import MadeFromSettings
+from unitx.source import HELD_OUT_STRENGTH, PARTS, MadeFromSettings
 from unitx.worlds import neural, speech
 from unitx.worlds.neural import Speaker
-from unitx.worlds.speech import HELD_OUT_STRENGTH, PARTS, parallel
+from unitx.worlds.speech import parallel
 
 HELD_OUT = {"validation": 200, "test": 1_000}  # sentences, or a tenth where there are few
 LENGTHS = (20, 120)  # characters of a sentence
@@ -93,7 +93,7 @@ class SpokenWorld(MadeFromSettings):
             UnitxError: another column, whose cells are made anew each time.
         """
         if name != "text":
-            raise UnitxError(f"the cells of '{name}' are made anew for each row: read them with row()")
+            return super().column(name)
         return self.texts
 
     def row(self, index: int, rng: np.random.Generator, strength: float = 1.0) -> dict[str, Any]:
@@ -137,9 +137,7 @@ class SpokenWorld(MadeFromSettings):
         text = self.texts[index]
         if self.part == "train" and rng.random() < NEURAL:
             speaker, speed = Speaker.random(rng), rng.uniform(0.8, 1.3)
-            waveform, rate, marks = neural.synthesize_words(text, speaker, speed=speed, seed=index)
-            said = speech.resample(waveform, rate)
-            marks = [(place, at * speech.BANK_RATE // rate) for place, at in marks]
+            said, marks = speech.at_bank_rate(*neural.synthesize_words(text, speaker, speed=speed, seed=index))
         else:
             said, marks = speech.say_words(text, "en", self.part, rng)
         begins: dict[int, int] = {0: 0}

@@ -21,11 +21,10 @@ from PIL import Image
 from unitx.errors import BadItem, UnitxError
 from unitx.media import DECODERS
 from unitx.registry import TOKENIZERS
-from unitx.source import MadeFromSettings
+from unitx.source import PARTS, MadeFromSettings
 from unitx.splits import connected
 from unitx.worlds import speech
 from unitx.worlds.pictures import rasterize
-from unitx.worlds.speech import PARTS
 
 FOLDER = "/usr/share/tuxpaint/stamps"
 PACKAGE = "tuxpaint-stamps-default"
