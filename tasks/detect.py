@@ -22,6 +22,7 @@ from unitx.task import Sketch, Task, TaskInfo, TaskLoss
 from unitx.tokens import Example, Layout, Prepared, Targets, Tokens
 
 if TYPE_CHECKING:
+    from unitx.augment import Augment
     from unitx.batches import Drawn, Preparer
     from unitx.data import Source
     from unitx.model import Model
@@ -143,6 +144,15 @@ class Detect(Task):
         item = parts[0][1]
         boxes = _shares([box for _, box in known], picture_size(item) if known else (1, 1), describe(item))
         return [Example(parts, Objects(boxes, np.array([info.numbers[name] for name, _ in known], dtype=np.int64)))]
+
+    @classmethod
+    def vary(
+        cls, example: Example, parts: list[tuple[str, Any]], augment: Augment, rng: np.random.Generator, strength: float
+    ) -> tuple[Example, list[tuple[str, Any]]]:
+        """The picture cropped, mirrored and in other colours, and the objects where they then are."""
+        ((modality, picture),) = parts
+        picture, boxes, kept = augment.with_boxes(picture, example.target.boxes, rng, strength)
+        return replace(example, target=Objects(boxes[kept], example.target.names[kept])), [(modality, picture)]
 
     @classmethod
     def collate(cls, info: TaskInfo, targets: list[Any]) -> list[Objects]:

@@ -249,3 +249,39 @@ def test_strong_erases_a_rectangle_of_a_quarter_of_the_pictures():
             assert len(rows) == box and 0.01 * 600 < box < 0.4 * 600
         assert np.array_equal(Augment("light").features("image", given, np.random.default_rng(seed), 1.0), given)
     assert 0.12 < np.mean(erased) < 0.4
+
+
+@pytest.mark.parametrize("level", ["light", "strong"])
+def test_boxes_go_with_what_they_show(level: str):
+    """A red and a blue block on grey: their boxes in the varied picture are those of its red and of its blue pixels."""
+    pixels = np.full((60, 90, 3), 128, dtype=np.uint8)
+    pixels[10:30, 20:40] = [255, 0, 0]
+    pixels[35:55, 60:80] = [0, 0, 255]
+    boxes = np.array([[20 / 90, 10 / 60, 40 / 90, 30 / 60], [60 / 90, 35 / 60, 80 / 90, 55 / 60]], np.float32)
+    lost = mirrored = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        varied, moved, kept = Augment(level).with_boxes(Image.fromarray(pixels), boxes, rng, 1.0)
+        found = np.asarray(varied).astype(int)
+        sides = np.array([varied.width, varied.height, varied.width, varied.height])
+        assert moved.dtype == np.float32 and moved.shape == (2, 4) and (moved >= 0).all() and (moved <= 1).all()
+        for box, is_kept, channel in zip(moved, kept, (0, 2), strict=True):
+            rows, columns = np.nonzero(found[:, :, channel] - found[:, :, 2 - channel] > 60)
+            assert is_kept == (len(rows) > 0.3 * 400)
+            lost += not is_kept
+            if is_kept:
+                corners = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+                np.testing.assert_allclose(box * sides, corners, atol=0.01)
+        mirrored += bool(kept.all() and moved[0, 0] > moved[1, 0])
+    assert lost > 2 and mirrored > 20
+
+
+def test_boxes_stay_where_nothing_is_varied():
+    boxes = np.array([[0.25, 0.5, 0.75, 1.0]], np.float32)
+    rng = np.random.default_rng(0)
+    given = picture()
+    varied, moved, kept = Augment("none").with_boxes(given, boxes, rng, 1.0)
+    assert varied is given and moved is boxes and kept.all()
+    assert rng.integers(2**31) == np.random.default_rng(0).integers(2**31)
+    varied, moved, kept = Augment("light").with_boxes(given, np.zeros((0, 4), np.float32), rng, 1.0)
+    assert moved.shape == (0, 4) and kept.shape == (0,)

@@ -11,12 +11,15 @@ from PIL import Image
 from small_models import batch_of, picture, small_model
 
 import unitx
+from unitx.augment import Augment
+from unitx.batches import Feed, Preparer, Steps
 from unitx.data import open_source
 from unitx.errors import BadItem, UnitxError
 from unitx.media import picture_size
 from unitx.recipe import Recipe, TaskRecipe
 from unitx.task import TaskInfo
 from unitx.tasks.detect import CORE, Detect, Found, Objects, Patches, assign
+from unitx.tokenizers.image import ImageProcessor
 
 INFO = TaskInfo("find", "detect", {"image": "image"}, "objects", ["cat", "dog"])
 
@@ -192,3 +195,24 @@ def test_a_run_learns_to_find_squares(tmp_path: Path) -> None:
     report = unitx.evaluate(tmp_path / "run", rows[:40])
     assert report.scores["map_50"] > 0.8
     assert (tmp_path / "run" / "evaluation" / "report.png").stat().st_size > 5_000
+
+
+def test_training_varies_pictures_and_what_is_in_them_alike() -> None:
+    """A white block on black: after crop, mirror and colours the bright pixels are still those in its box."""
+    pixels = np.zeros((40, 60, 3), dtype=np.uint8)
+    pixels[8:24, 10:40] = 255
+    row = {"image": Image.fromarray(pixels), "objects": [{"name": "dog", "box": [10, 8, 30, 16]}]}
+    feed = Feed(INFO, open_source([row] * 30, INFO.reads), rows=30)
+    preparer = Preparer({"image": ImageProcessor(patch=4)})
+    (batch,), notes = Steps(preparer, [feed], progress=torch.ones(()), augment=Augment("light"))[0]
+    targets = batch.targets["find"].values
+    assert notes.items == 30 and len({objects.boxes.tobytes() for objects in targets}) > 25
+    assert all(objects.names.tolist() == [1] for objects in targets if len(objects.boxes))
+    (example,) = Detect.examples(INFO, row)
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        varied, ((_, picture),) = Detect.vary(example, example.parts, Augment("light"), rng, 1.0)
+        bright = np.asarray(picture).mean(2) > 60
+        for left, top, right, bottom in varied.target.boxes * [*picture.size, *picture.size]:
+            inside = bright[round(top) : round(bottom), round(left) : round(right)]
+            assert inside.all() and inside.sum() == bright.sum()

@@ -12,7 +12,7 @@ from unitx.errors import UnitxError
 from unitx.source import Source
 from unitx.worlds import emoji as world_of_emoji
 from unitx.worlds import pictures, speech
-from unitx.worlds.emoji import HUNDRED, EmojiWorld, all_emoji, name_of, vary_name
+from unitx.worlds.emoji import ARTICLES, HUNDRED, EmojiWorld, all_emoji, name_of, reword, vary_name
 from unitx.worlds.speech import UNSTEADY, split_voices
 
 SOME = ["🐱", "🚗", "🍌"]
@@ -37,6 +37,8 @@ def test_a_name_is_typed_in_several_ways() -> None:
     }  # fmt: skip
     assert 0.25 < np.mean([name.lower() != "cara de gato" for name in found]) < 0.45
     assert {vary_name("猫", rng) for _ in range(50)} == {"猫"}
+    assert {reword("gato", rng, "es") for _ in range(100)} == {"gato", "un gato", "una gato", "el gato", "la gato"}
+    assert {reword("gato", rng, "es", 0.0) for _ in range(20)} == {"gato"}
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +98,8 @@ def test_a_row_shows_one_view_of_one_concept(train: EmojiWorld) -> None:
             assert row["image"].mode == "RGB" and row["image"].size == (32, 32)
         elif filled == ["text"]:
             name = train.names[train.emoji[i // 8]][row["language"]]
-            assert set(row["text"].lower().split()) <= set(name.lower().split())
+            words = row["text"].lower().split()
+            assert {*words[words[0] in ARTICLES[row["language"]] :]} <= {*name.lower().split()}
         else:
             waveform, rate = row["audio"]
             assert rate == 16_000 and waveform.dtype == np.float32 and 2_000 < len(waveform) < 60_000
@@ -195,11 +198,22 @@ def test_rows_read_together_are_those_read_one_by_one(train: EmojiWorld, part: s
 
 
 def test_kept_clips_are_those_that_were_spoken(train: EmojiWorld) -> None:
-    stored, bounds = train._clips
+    stored, bounds, said = train._clips
     assert bounds.shape == (3, 2, 33) and bounds[-1, -1, -1] == len(stored) and (np.diff(bounds) > 1_000).all()
     spoken = train._speak_all(2)
     for k in range(32):
-        np.testing.assert_array_equal(stored[bounds[2, 1, k] : bounds[2, 1, k + 1]], spoken[32 + k])
+        np.testing.assert_array_equal(stored[bounds[2, 1, k] : bounds[2, 1, k + 1]], spoken[32 + k][0])
+        assert said[2][32 + k] == spoken[32 + k][1]
+
+
+def test_a_name_is_said_in_several_ways_and_the_row_says_which(train: EmojiWorld) -> None:
+    german = name_of(train.emoji[2], "de")
+    said = {text for _, text in train._speak_all(2)[32:]}
+    assert {german, f"ein {german}"} <= said and not {text for text in said if text.startswith(("a ", "un "))}
+    heard = {row["name"] for seed in range(20) for row in rows(train, seed=seed) if row["audio"]}
+    assert len(heard) > 20 and heard <= {text for i in range(3) for _, text in train._speak_all(i)}
+    test = [row for row in rows(train.of_part("test")) if row["audio"]]
+    assert {row["name"] for row in test} <= {name_of(emoji, code) for emoji in train.emoji for code in ("en", "de")}
 
 
 def test_a_pickle_holds_settings_only(train: EmojiWorld) -> None:

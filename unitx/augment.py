@@ -19,6 +19,7 @@ from torch import Tensor
 from unitx.errors import UnitxError
 
 LEVELS = ("none", "light", "strong")
+LEAST_LEFT = 0.3  # of a box that a crop cuts; of less one cannot tell what it shows
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Augment:
     Images: random crop, horizontal flip and colour; strong adds RandAugment (Cubuk et al. 2020), random erasing (Zhong
     et al. 2020), and mixup (Zhang et al. 2018) or CutMix (Yun et al. 2019) of classified pictures. Video: random crop
     and colour, the same for all frames, and no flip, since left and right may be what is asked. Audio: SpecAugment
-    (Park et al. 2019); strong adds a change of speed. Text stays as it is.
+    (Park et al. 2019); strong adds a change of speed. Text stays as it is. Boxes go with their pictures, which then get
+    no RandAugment.
     """
 
     level: str = "none"
@@ -50,6 +52,29 @@ class Augment:
                 return _change_speed(item, rng.uniform(1 - 0.15 * strength, 1 + 0.15 * strength))
         return item
 
+    def with_boxes(
+        self, picture: Any, boxes: np.ndarray, rng: np.random.Generator, strength: float
+    ) -> tuple[Any, np.ndarray, np.ndarray]:
+        """Vary a PIL picture and boxes (n, 4) in it, left, top, right, bottom as shares of its sides.
+
+        Returns: the picture, the boxes as they lie in it, and (n,) whether enough of each is left to be told.
+        """
+        from torchvision.tv_tensors import BoundingBoxes
+
+        kept = np.ones(len(boxes), dtype=bool)
+        if self.level == "none" or isinstance(picture, Tensor):
+            return picture, boxes, kept
+        width, height = picture.size
+        in_pixels = torch.from_numpy(boxes * np.array([width, height, width, height], np.float32))
+        with _torch_seed(rng):
+            moved = BoundingBoxes(in_pixels, format="XYXY", canvas_size=(height, width))  # type: ignore[call-arg]
+            picture, moved = self._flipped(*self._cropped(strength, picture, moved))
+            picture = _recoloured(picture, strength)
+        width, height = picture.size
+        found = np.asarray(moved).clip(0, [width, height, width, height])
+        kept = _areas(found) > LEAST_LEFT * _areas(in_pixels.numpy())
+        return picture, (found / [width, height, width, height]).astype(np.float32), kept
+
     def features(self, modality: str, item: Any, rng: np.random.Generator, strength: float) -> Any:
         """Vary features: pixels (3, height, width), a log-mel spectrogram (frames, mels)."""
         if self.level == "none":
@@ -63,34 +88,47 @@ class Augment:
 
     def _picture(self, picture: Any, strength: float) -> Any:
         from torchvision.transforms import v2
-        from torchvision.transforms.v2 import functional
 
-        picture = self._cropped(picture, strength)
-        if torch.rand(()) < 0.5:
-            picture = functional.horizontal_flip(picture)
+        (picture,) = self._flipped(*self._cropped(strength, picture))
         # Some of its operations (equalize) have no magnitude and would act in full at once.
         if self.level == "strong" and torch.rand(()) < strength:
             picture = v2.RandAugment(num_ops=2, magnitude=round(9 * strength))(picture)
-        jitter = 0.2 * strength
-        return v2.ColorJitter(jitter, jitter, jitter, jitter / 4)(picture)
+        return _recoloured(picture, strength)
 
     def _clip(self, frames: Tensor, strength: float) -> Tensor:
         from torchvision.transforms import v2
 
         jitter = 0.2 * strength  # not of the hue, which takes four times as long as the others together
-        return v2.ColorJitter(jitter, jitter, jitter)(self._cropped(frames, strength))
+        return v2.ColorJitter(jitter, jitter, jitter)(*self._cropped(strength, frames))
 
-    def _cropped(self, picture: Any, strength: float) -> Any:
+    def _flipped(self, *items: Any) -> list[Any]:
+        from torchvision.transforms.v2 import functional
+
+        return [functional.horizontal_flip(item) for item in items] if torch.rand(()) < 0.5 else [*items]
+
+    def _cropped(self, strength: float, *items: Any) -> list[Any]:
+        """A random part of a picture, and of what goes with it."""
         from torchvision.transforms import v2
         from torchvision.transforms.v2 import functional
 
         smallest = 1 - strength * (0.5 if self.level == "light" else 0.75)
         # Around the picture's own shape: the usual 3/4 to 4/3 would always cut the ends off a wide one.
-        height, width = functional.get_size(picture)
+        height, width = functional.get_size(items[0])
         shape = width / height
         ratio = (shape * 0.75**strength, shape / 0.75**strength)
-        box = v2.RandomResizedCrop(size=1, scale=(smallest, 1.0), ratio=ratio).make_params([picture])
-        return functional.crop(picture, box["top"], box["left"], box["height"], box["width"])
+        box = v2.RandomResizedCrop(size=1, scale=(smallest, 1.0), ratio=ratio).make_params([items[0]])
+        return [functional.crop(item, box["top"], box["left"], box["height"], box["width"]) for item in items]
+
+
+def _recoloured(picture: Any, strength: float) -> Any:
+    from torchvision.transforms import v2
+
+    jitter = 0.2 * strength
+    return v2.ColorJitter(jitter, jitter, jitter, jitter / 4)(picture)
+
+
+def _areas(boxes: np.ndarray) -> np.ndarray:
+    return (boxes[:, 2:] - boxes[:, :2]).prod(1)
 
 
 def mix_pictures(pictures: Tensor, targets: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:

