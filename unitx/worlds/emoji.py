@@ -33,7 +33,7 @@ PATTERN = {"train": None, "validation": "stripes", "test": "checks"}
 # What training keeps in memory (see `EmojiWorld.prepare`): drawings and clips in all, and the least and most of one.
 DRAWINGS, DRAWINGS_EACH = 64_000, (6, 64)
 CLIPS, CLIPS_EACH = 96_000, (3, 32)
-PICO = 0.5  # share of the clips of training that the second synthesizer says
+PICO = 0.3  # share of the clips of training that the second synthesizer says
 
 # A hundred that are easy to name and to tell apart, by what they are.
 KINDS = {
@@ -319,7 +319,7 @@ class EmojiWorld(MadeFromSettings):
 
     def _speak(self, concept: int, language: int, rng: np.random.Generator) -> tuple[np.ndarray, str]:
         """A name in a random voice, (n,) at 16,000 Hz, peak at 1, and its words; in training also at a random speed and
-        pitch, in other words (see `reword`), and every second time by Pico where it speaks the language."""
+        pitch, in other words (see `reword`), and now and then by Pico, where it speaks the language."""
         code = self.spoken[language]
         text = name_of(self.emoji[concept], code)
         if self.part == "train":
