@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 from unitx.demo import Showcase, recalls, show
 from unitx.model import Model
 from unitx.worlds.emoji import ARTICLES, EmojiWorld
-from unitx.worlds.stamps import Stamp, read_stamps
+from unitx.worlds.stamps import Stamp, picture, read_stamps
 
 BITMAPS = 109  # pixels, the one size that Noto's font has
 COLUMNS = ["image→name", "speech→name", "speech→image", "name→image", "name→speech", "image→speech"]
@@ -70,7 +70,7 @@ def told(model: Model, shown: Showcase, items: list[tuple[int, Any]], modality: 
 
 
 def of_people(world: EmojiWorld, folder: str) -> dict[str, list[tuple[int, Any]]]:
-    """(concept, file) of the stamps whose name in some language is that of an emoji: "Una rana." is 🐸."""
+    """(concept, item) of the stamps whose name in some language is that of an emoji: "Una rana." is 🐸."""
     concepts = {
         (language, world.names[emoji][language].lower()): concept
         for concept, emoji in enumerate(world.emoji)
@@ -81,7 +81,7 @@ def of_people(world: EmojiWorld, folder: str) -> dict[str, list[tuple[int, Any]]
         named = {code: concepts[code, name] for code, name in bare_names(stamp) if (code, name) in concepts}
         recorded = named.keys() & stamp.recordings.keys()
         found["audio"] += [(named[code], stamp.recordings[code]) for code in sorted(recorded)]
-        found["image"] += [(concept, file) for concept in {*named.values()} for file in stamp.pictures]
+        found["image"] += [(concept, picture(file)) for concept in {*named.values()} for file in stamp.pictures]
     return found
 
 
