@@ -13,7 +13,7 @@ import pytest
 from unitx.data import open_source
 from unitx.errors import UnitxError
 from unitx.source import MadeSource
-from unitx.worlds import speech, spoken
+from unitx.worlds import neural, pico, speech, spoken
 from unitx.worlds.spoken import SpokenWorld
 
 LINES = [
@@ -105,6 +105,24 @@ def test_parts_speak_with_their_own_voices(train: SpokenWorld, monkeypatch: pyte
         for index in range(len(world)):
             world._say(index, np.random.default_rng(index))
         assert {voice.split("+")[1] for voice in said} <= set(speech.split_voices()[part])
+
+
+def test_three_synthesizers_speak_in_training(train: SpokenWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    def noted(name: str, say: Any) -> Any:
+        return lambda *given, **more: said.append(name) or say(*given, **more)
+
+    for module, name in ((neural, "synthesize_words"), (pico, "say"), (speech, "say_words")):
+        monkeypatch.setattr(module, name, noted(name, getattr(module, name)))
+    for seed in range(60):
+        take = train._say(seed % len(train), np.random.default_rng(seed))
+        assert (np.diff([*take.begins, len(take.clip)]) > 0).all()
+    assert 12 < said.count("synthesize_words") < 36 and 8 < said.count("say") < 28
+    assert len(said) == 60 + said.count("say")  # of what Pico says espeak-ng tells when its words begin
+    said.clear()
+    test = train.of_part("test")
+    assert [test._say(0, np.random.default_rng(seed)) for seed in range(20)] and {*said} == {"say_words"}
 
 
 def test_a_pickle_holds_settings_only(train: SpokenWorld) -> None:

@@ -7,6 +7,7 @@ another length of the vocal tract, as in `neural`. It says a word in 5 ms.
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +46,7 @@ def synthesize(text: str, voice: str, *, speed: float = 1.0, pitch: float = 1.0,
     Raises:
         UnitxError: there is no such voice, or nothing can be said of the text, or py-nanotts is not installed.
     """
+    text = re.sub("[<>]", " ", text)  # Pico's own marks
     # What is played more slowly is longer and lower: it is asked for faster and higher by as much.
     speed, pitch = (float(np.clip(tract * x, *limits)) for x, limits in ((speed, SPEEDS), (pitch, PITCHES)))
     try:

@@ -16,13 +16,14 @@ import numpy as np
 
 from unitx.errors import UnitxError
 from unitx.source import HELD_OUT_STRENGTH, PARTS, MadeFromSettings
-from unitx.worlds import neural, speech
+from unitx.worlds import neural, pico, speech
+from unitx.worlds.alignment import transfer_marks
 from unitx.worlds.neural import Speaker
 from unitx.worlds.speech import parallel
 
 HELD_OUT = {"validation": 200, "test": 1_000}  # sentences, or a tenth where there are few
 LENGTHS = (20, 120)  # characters of a sentence
-NEURAL = 0.5  # share of the training sentences that the neural voice says
+NEURAL, PICO = 0.4, 0.3  # shares of the training sentences that the neural voice says, and SVOX Pico
 
 
 class Take(NamedTuple):
@@ -43,8 +44,8 @@ class SpokenWorld(MadeFromSettings):
     """A source of rows {"text": words, "audio": the same said by a machine, (waveform, 16,000 Hz), "words": when each
     of them begins, [(second, word), …]}.
 
-    In training every second sentence is said by espeak-ng and the others by a neural voice (`neural`): what is heard
-    of one synthesizer alone says little of another. No sentence and no voice of one part is in another; those of the
+    Training has three synthesizers, espeak-ng, a neural voice (`neural`) and SVOX Pico (`pico`, where it is installed):
+    what is heard of one alone says little of another. No sentence and no voice of one part is in another; those of the
     validation and test part are espeak-ng's. A row of training is a sentence or a part of it, down to one word, varied
     anew each time; the rows of the other parts are whole sentences and always the same.
 
@@ -135,14 +136,19 @@ class SpokenWorld(MadeFromSettings):
     def _say(self, index: int, rng: np.random.Generator) -> Take:
         """A sentence in a random English voice."""
         text = self.texts[index]
-        if self.part == "train" and rng.random() < NEURAL:
+        which = rng.random() if self.part == "train" else 1.0
+        if which < NEURAL:
             speaker, speed = Speaker.random(rng), rng.uniform(0.8, 1.3)
             said, marks = speech.at_bank_rate(*neural.synthesize_words(text, speaker, speed=speed, seed=index))
         else:
             said, marks = speech.say_words(text, "en", self.part, rng)
+        if NEURAL <= which < NEURAL + PICO and pico.voices("en"):
+            told, said = said, pico.say(text, "en", rng)  # which does not tell when its words begin
+            marks = transfer_marks(marks, told, said)
         begins: dict[int, int] = {0: 0}
         for place, at in marks:
-            begins.setdefault(len(text[: place + 1].split()) - 1, at)
+            if max(begins.values()) < at < len(said):  # some are found at one moment, and none lasts
+                begins.setdefault(len(text[: place + 1].split()) - 1, at)
         return Take(speech.compress(said), np.array([*begins]), np.array([*begins.values()]))
 
 
