@@ -256,6 +256,9 @@ def test_a_world_of_the_recipe_gives_its_options_to_tasks_on_it() -> None:
     assert data["mine"] == {"world": "emoji", "concepts": 5, "languages": ["en"]}
     assert data["same"] == whole.data and data["other"] == {"world": "digits"}
     assert named_data(replace(whole, data="world:emoji"), whole.tasks["mine"])[0] == whole.tasks["mine"].data
+    test = replace(whole, test="world:emoji:test").tasks["mine"]
+    assert named_data(replace(whole, test="world:emoji:test"), test)[1] == {**data["mine"], "part": "test"}
+    assert named_data(replace(whole, test="world:digits"), test)[1] == "world:digits"
 
 
 def test_test_data_that_a_task_learns_from_are_pointed_out(data: dict[str, str], tmp_path: Path) -> None:

@@ -179,12 +179,18 @@ def _shared(recipe: Recipe, facts: list[str]) -> Shared:
 def named_data(recipe: Recipe, task: TaskRecipe) -> tuple[Any, Any]:
     """What a task's recipe, or else the whole recipe, names as training data and as test data.
 
-    A world that both name has the recipe's options too, where the task does not set its own.
+    A world that the recipe's data are of has their options too, where it does not set its own; so has one to judge by
+    that the task learns from.
     """
     data = task.data if task.data is not None else recipe.data
-    if is_world(data) and is_world(recipe.data) and data["world"] == recipe.data["world"]:
-        data = {**recipe.data, **data}
-    return data, task.test if task.test is not None else recipe.test
+    test = task.test if task.test is not None else recipe.test
+    data = _with_options(data, recipe.data)
+    return data, _with_options(test, data)
+
+
+def _with_options(data: Any, others: Any) -> Any:
+    mine, its = (named_world(given) or given if isinstance(given, str) else given for given in (data, others))
+    return {**its, **mine} if is_world(mine) and is_world(its) and mine["world"] == its["world"] else data
 
 
 def _identity(data: Any) -> Any:
