@@ -149,7 +149,8 @@ class Detect(Task):
     def vary(
         cls, example: Example, parts: list[tuple[str, Any]], augment: Augment, rng: np.random.Generator, strength: float
     ) -> tuple[Example, list[tuple[str, Any]]]:
-        """The picture cropped, mirrored and in other colours, and the objects where they then are."""
+        """The picture cropped, mirrored and in other colours, and the objects where they then are; those of which too
+        little is left are no answers."""
         ((modality, picture),) = parts
         picture, boxes, kept = augment.with_boxes(picture, example.target.boxes, rng, strength)
         return replace(example, target=Objects(boxes[kept], example.target.names[kept])), [(modality, picture)]

@@ -26,6 +26,7 @@ from unitx.tokenizer import Processor
 from unitx.tokens import Example, Layout, Prepared, Targets, Tokens
 
 if TYPE_CHECKING:
+    from unitx.augment import Augment
     from unitx.batches import Drawn, Preparer
     from unitx.data import Source
     from unitx.model import Model
@@ -141,6 +142,13 @@ class Tag(Task):
             spans = [(label, *_trimmed(text, int(start), int(end))) for label, start, end in spans]
         numbered = [(info.numbers[label], start, end) for label, start, end in spans]
         return [Example(parts, Marked(sorted(numbered, key=lambda span: span[1]), text))]
+
+    @classmethod
+    def vary(
+        cls, example: Example, parts: list[tuple[str, Any]], augment: Augment, rng: np.random.Generator, strength: float
+    ) -> tuple[Example, list[tuple[str, Any]]]:
+        """Nothing: a sound that is played faster has its spans elsewhere."""
+        return example, parts
 
     @classmethod
     def hide(cls, info: TaskInfo, prepared: Prepared, rng: np.random.Generator) -> Prepared:

@@ -11,7 +11,7 @@ import pytest
 from unitx.errors import UnitxError
 from unitx.source import Source
 from unitx.worlds import emoji as world_of_emoji
-from unitx.worlds import pictures, speech
+from unitx.worlds import pico, pictures, speech
 from unitx.worlds.emoji import ARTICLES, HUNDRED, EmojiWorld, all_emoji, name_of, reword, vary_name
 from unitx.worlds.speech import UNSTEADY, split_voices
 
@@ -37,8 +37,8 @@ def test_a_name_is_typed_in_several_ways() -> None:
     }  # fmt: skip
     assert 0.25 < np.mean([name.lower() != "cara de gato" for name in found]) < 0.45
     assert {vary_name("猫", rng) for _ in range(50)} == {"猫"}
-    assert {reword("gato", rng, "es") for _ in range(100)} == {"gato", "un gato", "una gato", "el gato", "la gato"}
-    assert {reword("gato", rng, "es", 0.0) for _ in range(20)} == {"gato"}
+    assert {reword("gato", rng, 1.0, "es") for _ in range(100)} == {"gato", "un gato", "una gato", "el gato", "la gato"}
+    assert {reword("gato", rng, 0.0, "es") for _ in range(20)} == {"gato"}
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +214,33 @@ def test_a_name_is_said_in_several_ways_and_the_row_says_which(train: EmojiWorld
     assert len(heard) > 20 and heard <= {text for i in range(3) for _, text in train._speak_all(i)}
     test = [row for row in rows(train.of_part("test")) if row["audio"]]
     assert {row["name"] for row in test} <= {name_of(emoji, code) for emoji in train.emoji for code in ("en", "de")}
+
+
+def test_two_synthesizers_speak_in_training_and_one_in_what_judges(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    say = pico.say
+
+    def noted(text: str, language: str, rng: np.random.Generator) -> np.ndarray:
+        said.append(text)
+        return say(text, language, rng)
+
+    monkeypatch.setattr(pico, "say", noted)
+    world = EmojiWorld(concepts=["🐱"], languages=("de", "ru"))
+    clips = world._speak_all(0)
+    assert 3 < len(said) < 20 and {*said} <= {text for _, text in clips[:32]}  # Russian it does not speak
+    said.clear()
+    for seed in range(20):
+        world.of_part("test")._speak(0, 0, np.random.default_rng(seed))
+    assert not said and world.notes == []
+    monkeypatch.setattr(pico, "_nanotts", lambda: None)
+    assert len(world._speak_all(0)) == 64 and not said
+    assert "py-nanotts is not installed" in world.notes[0]
+    assert EmojiWorld(concepts=["🐱"], languages=("ru",)).notes == world.of_part("test").notes == []
+
+
+def test_what_one_synthesizer_cannot_say_the_other_says() -> None:
+    world = EmojiWorld(concepts=["💿", "📀"], languages=("de", "fr"))  # "CD" and "DVD"
+    assert [len(world._speak_all(i)) for i in range(2)] == [64, 64]
 
 
 def test_a_pickle_holds_settings_only(train: EmojiWorld) -> None:

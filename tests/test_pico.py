@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 import numpy as np
-import py_nanotts
 import pytest
 import torch
 from torchaudio.functional import detect_pitch_frequency
@@ -13,6 +12,9 @@ from torchaudio.functional import detect_pitch_frequency
 from unitx.errors import UnitxError
 from unitx.worlds import pico
 from unitx.worlds.speech import BANK_RATE, trim
+
+py_nanotts = pytest.importorskip("py_nanotts", reason="has no wheels for Macs")
+TWICE = 0.0 if sys.platform == "linux" else 1e-3  # elsewhere it never says a thing twice
 
 
 def fundamental(waveform: np.ndarray) -> float:
@@ -56,7 +58,7 @@ def test_speed_pitch_and_tract_are_apart() -> None:
 
 def test_someone_is_the_same_for_the_same_numbers_and_hardly_anyone_like_another() -> None:
     one, *others, again = (pico.say("gato", "es", np.random.default_rng(seed)) for seed in (0, 1, 2, 3, 4, 5, 6, 0))
-    np.testing.assert_array_equal(one, again)
+    np.testing.assert_allclose(one, again, rtol=0, atol=TWICE)
     lengths = {len(waveform) for waveform in others}
     assert len(lengths) == 6 and max(lengths) > 1.3 * min(lengths)
 
@@ -68,18 +70,24 @@ def test_text_that_cannot_be_said(text: str) -> None:
 
 
 def test_marks_of_its_own_are_none_of_ours() -> None:
-    np.testing.assert_array_equal(pico.synthesize("a <volume> cat", "en-GB"), pico.synthesize("a volume cat", "en-GB"))
+    marked, plain = (pico.synthesize(text, "en-GB") for text in ("a <volume> cat", "a volume cat"))
+    np.testing.assert_allclose(marked, plain, rtol=0, atol=TWICE)
 
 
 def test_no_such_voice() -> None:
-    with pytest.raises(UnitxError, match=r"'xx' cannot say 'cat' .*voices\(language\)"):
+    with pytest.raises(UnitxError, match=r"no voice 'xx': give one of voices\(language\)"):
         pico.synthesize("cat", "xx")
+    with pytest.raises(UnitxError, match=r"cannot say .*: leave the text out"):
+        pico.synthesize("cat \ud800", "en-GB")
     assert pico.voices("ja") == [] and pico.voices("en") == ["en-GB", "en-US"]
 
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "py_nanotts", None)
     pico._nanotts.cache_clear()
-    assert pico.voices("en") == []
-    with pytest.raises(UnitxError, match=r"unitx-toolkit\[demo\]"):
-        pico.synthesize("cat", "en-GB")
+    try:
+        assert pico.voices("en") == []
+        with pytest.raises(UnitxError, match=r"unitx-toolkit\[demo\]"):
+            pico.synthesize("cat", "en-GB")
+    finally:
+        pico._nanotts.cache_clear()

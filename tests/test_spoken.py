@@ -120,6 +120,9 @@ def test_three_synthesizers_speak_in_training(train: SpokenWorld, monkeypatch: p
         assert (np.diff([*take.begins, len(take.clip)]) > 0).all()
     assert 12 < said.count("synthesize_words") < 36 and 8 < said.count("say") < 28
     assert len(said) == 60 + said.count("say")  # of what Pico says espeak-ng tells when its words begin
+    asked = next(seed for seed in range(99) if 0.45 < np.random.default_rng(seed).random() < 0.65)
+    monkeypatch.setattr(pico, "synthesize", lambda *_, **__: speech.synthesize("", "en"))  # which raises
+    assert len(train._say(0, np.random.default_rng(asked)).words) > 3 and said[-2:] == ["say_words", "say"]
     said.clear()
     test = train.of_part("test")
     assert [test._say(0, np.random.default_rng(seed)) for seed in range(20)] and {*said} == {"say_words"}

@@ -30,7 +30,7 @@ class Augment:
     et al. 2020), and mixup (Zhang et al. 2018) or CutMix (Yun et al. 2019) of classified pictures. Video: random crop
     and colour, the same for all frames, and no flip, since left and right may be what is asked. Audio: SpecAugment
     (Park et al. 2019); strong adds a change of speed. Text stays as it is. Boxes go with their pictures, which then get
-    no RandAugment.
+    no RandAugment; what is erased of them stays to be found.
     """
 
     level: str = "none"
@@ -68,7 +68,7 @@ class Augment:
         in_pixels = torch.from_numpy(boxes * np.array([width, height, width, height], np.float32))
         with _torch_seed(rng):
             moved = BoundingBoxes(in_pixels, format="XYXY", canvas_size=(height, width))  # type: ignore[call-arg]
-            picture, moved = self._flipped(*self._cropped(strength, picture, moved))
+            picture, moved = _flipped(*self._cropped(strength, picture, moved))
             picture = _recoloured(picture, strength)
         width, height = picture.size
         found = np.asarray(moved).clip(0, [width, height, width, height])
@@ -89,7 +89,7 @@ class Augment:
     def _picture(self, picture: Any, strength: float) -> Any:
         from torchvision.transforms import v2
 
-        (picture,) = self._flipped(*self._cropped(strength, picture))
+        (picture,) = _flipped(*self._cropped(strength, picture))
         # Some of its operations (equalize) have no magnitude and would act in full at once.
         if self.level == "strong" and torch.rand(()) < strength:
             picture = v2.RandAugment(num_ops=2, magnitude=round(9 * strength))(picture)
@@ -101,13 +101,8 @@ class Augment:
         jitter = 0.2 * strength  # not of the hue, which takes four times as long as the others together
         return v2.ColorJitter(jitter, jitter, jitter)(*self._cropped(strength, frames))
 
-    def _flipped(self, *items: Any) -> list[Any]:
-        from torchvision.transforms.v2 import functional
-
-        return [functional.horizontal_flip(item) for item in items] if torch.rand(()) < 0.5 else [*items]
-
     def _cropped(self, strength: float, *items: Any) -> list[Any]:
-        """A random part of a picture, and of what goes with it."""
+        """A random part of a picture, the first item, and of what goes with it."""
         from torchvision.transforms import v2
         from torchvision.transforms.v2 import functional
 
@@ -118,6 +113,12 @@ class Augment:
         ratio = (shape * 0.75**strength, shape / 0.75**strength)
         box = v2.RandomResizedCrop(size=1, scale=(smallest, 1.0), ratio=ratio).make_params([items[0]])
         return [functional.crop(item, box["top"], box["left"], box["height"], box["width"]) for item in items]
+
+
+def _flipped(*items: Any) -> list[Any]:
+    from torchvision.transforms.v2 import functional
+
+    return [functional.horizontal_flip(item) for item in items] if torch.rand(()) < 0.5 else [*items]
 
 
 def _recoloured(picture: Any, strength: float) -> Any:

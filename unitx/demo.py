@@ -77,7 +77,7 @@ def _train(folder: Path, minutes: float, seed: int) -> Model:
     languages = ", ".join(LANGUAGE_NAMES.get(code, code) for code in world.languages)
     print(
         f"One transformer is going to see, read and hear {len(world.emoji)} things: {' '.join(world.emoji[:24])} …\n"
-        f"Pictures are drawn anew each time, names are written in {languages}, and spoken by espeak-ng's voices.\n"
+        f"Pictures are drawn anew each time, names are written in {languages}, and said by two synthesizers.\n"
         f"It trains for {minutes:g} minutes; nothing is downloaded. {ATTRIBUTION}\n"
     )
     return train(recipe).model

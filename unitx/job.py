@@ -180,12 +180,13 @@ def named_data(recipe: Recipe, task: TaskRecipe) -> tuple[Any, Any]:
     """What a task's recipe, or else the whole recipe, names as training data and as test data.
 
     A world that the recipe's data are of has their options too, where it does not set its own; so has one to judge by
-    that the task learns from.
+    that the task learns from, but for the part.
     """
     data = task.data if task.data is not None else recipe.data
     test = task.test if task.test is not None else recipe.test
     data = _with_options(data, recipe.data)
-    return data, _with_options(test, data)
+    learned = {name: value for name, value in data.items() if name != "part"} if is_world(data) else data
+    return data, _with_options(test, learned)
 
 
 def _with_options(data: Any, others: Any) -> Any:

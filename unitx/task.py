@@ -124,8 +124,7 @@ class Task(nn.Module):
         tags: `outputs` have a row for each token, and `spans` makes answers of those of an item.
         answer: what the label's column holds: "class" (or several), "text", "number", "objects" or "spans".
         gives: what an answer is.
-        places: answers lie somewhere in an item, and training leaves all where it is (no crop, mirror, speed), unless
-            the task moves them along (see `vary`).
+        places: answers lie somewhere in an item, and there may be none.
         top: answers that are given to an item where nobody says how many.
         embedding_dim: the backbone's width, where a task that embeds does not set another.
     """
@@ -207,9 +206,14 @@ class Task(nn.Module):
     def vary(
         cls, example: Example, parts: list[tuple[str, Any]], augment: Augment, rng: np.random.Generator, strength: float
     ) -> tuple[Example, list[tuple[str, Any]]]:
-        """An example whose items, decoded (modality, item) pairs, vary in training, and the items."""
-        if cls.places:
-            return example, parts
+        """Another take of an example for training; a task whose answers lie in an item moves them too, or leaves it.
+
+        Args:
+            parts: its items, decoded, as (modality, item) pairs.
+            strength: of the variation, 0 to 1.
+
+        Returns: the example, whose target may have moved, and the items.
+        """
         return example, [(modality, augment.raw(modality, raw, rng, strength)) for modality, raw in parts]
 
     @classmethod

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import chain, zip_longest
@@ -68,14 +69,15 @@ class EmojiWorld(MadeFromSettings):
 
     Columns: "image" (PIL, RGB), "text" (str), "audio" (float32 waveform (n,) and its rate, 16,000 Hz), of which one is
     filled; "concept", the emoji's English name; "language", of what is written or spoken, and "name", the name in it
-    (of a picture in English); "to", another language, "translation", the name in that, and a "question" for it.
+    (of a picture in English, of a sound what is said); "to", another language, "translation", the name in that, and a
+    "question" for it.
 
     The parts never share a rendering or a voice. The speakers (espeak-ng's variants) are dealt out to the parts, 70, 15
     and 15 of a hundred, variants of one speaker together; accents are shared. Pictures are drawn with random numbers
     seeded by (part, seed, concept or row), and the grounds of the validation part may have stripes, those of the test
     part checks, which training never shows. Both vary half as far as training at most, and a row of theirs is always
-    the same. The concepts and so the written names are the same in all parts (training also sees them typed in other
-    ways, see `vary_name`): it is pictures and speech that are new.
+    the same. The concepts and so the written names are the same in all parts (training also has them typed and said in
+    other ways, see `vary_name` and `reword`, and said by SVOX Pico): it is pictures and speech that are new.
 
     Attributes:
         concepts: 100 (a list that ships), "all" (over a thousand), or emoji to use.
@@ -113,8 +115,8 @@ class EmojiWorld(MadeFromSettings):
     @property
     def notes(self) -> list[str]:
         """For a run's log, where only one synthesizer speaks, as on a Mac, for which py-nanotts is not built."""
-        lacks = self.part == "train" and "en" in self.languages and not pico.voices("en")
-        return ["py-nanotts is not installed: espeak-ng alone speaks in training"] if lacks else []
+        lacks = self.part == "train" and any(code in pico.VOICES and not pico.voices(code) for code in self.spoken)
+        return [f"{pico.MISSING} what is spoken"] if lacks else []
 
     @property
     def spoken(self) -> list[str]:
@@ -187,7 +189,7 @@ class EmojiWorld(MadeFromSettings):
 
         Args:
             rng: what the row of the training part is drawn with; the other parts draw theirs by the row's number.
-            strength: 0 for the original drawing on white and a plain voice, 1 for the widest variation.
+            strength: 0 for the original drawing on white and a clip as it is kept, 1 for the widest variation.
         """
         return self.read_rows([index], [rng], strength)[0]
 
@@ -323,10 +325,11 @@ class EmojiWorld(MadeFromSettings):
         code = self.spoken[language]
         text = name_of(self.emoji[concept], code)
         if self.part == "train":
-            text = reword(text, rng, code)
-            if pico.voices(code) and rng.random() < PICO:
-                waveform = pico.say(text, code, rng)
-                return waveform / np.abs(waveform).max(), text
+            text = reword(text, rng, 1.0, code)
+            with suppress(UnitxError):  # "cd" it cannot say, and "dvd" now and then
+                if rng.random() < PICO and pico.voices(code):
+                    waveform = pico.say(text, code, rng)
+                    return waveform / np.abs(waveform).max(), text
         accents = speech.voices(code)
         voice = f"{accents[rng.integers(len(accents))]}+{self.voices[rng.integers(len(self.voices))]}"
         speed, pitch = (rng.integers(110, 260), rng.integers(20, 80)) if self.part == "train" else (175, 50)
@@ -346,11 +349,11 @@ def name_of(emoji: str, language: str) -> str:
     return names[language].strip(":").replace("_", " ")
 
 
-def reword(name: str, rng: np.random.Generator, language: str, strength: float = 1.0) -> str:
+def reword(name: str, rng: np.random.Generator, strength: float = 1.0, language: str = "") -> str:
     """A name as it may be said: some words of it ("gato" for "cara de gato"), or behind an article ("una cara …").
 
     Strength 0 gives the name as it is; 1 leaves words out of two in five names, and puts an article before every second
-    one. Articles are of any gender: it is the name that is to be heard.
+    one, in languages of `ARTICLES`. They are of any gender: it is the name that is to be heard.
     """
     words = name.split()
     if len(words) > 1 and rng.random() < 0.4 * strength:
@@ -367,7 +370,7 @@ def vary_name(name: str, rng: np.random.Generator, strength: float = 1.0, langua
 
     Strength 0 gives the name as it is; 1 changes the case of two in five names.
     """
-    name = reword(name, rng, language, strength)
+    name = reword(name, rng, strength, language)
     if rng.random() < 0.4 * strength:
         name = (str.upper, str.title, str.capitalize)[int(rng.integers(3))](name)
     return name

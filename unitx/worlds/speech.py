@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import torch
 
 from unitx.errors import UnitxError
 from unitx.source import PARTS
@@ -338,5 +339,5 @@ def parallel(function: Callable[[int], Any], jobs: Iterable[int]) -> list[Any]:
     count = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
     if count == 1 or multiprocessing.current_process().daemon:
         return [function(job) for job in jobs]
-    with multiprocessing.get_context("fork").Pool(min(count, 16)) as pool:
+    with multiprocessing.get_context("fork").Pool(min(count, 16), torch.set_num_threads, (1,)) as pool:
         return pool.map(function, jobs, chunksize=4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.resources import files
@@ -72,6 +73,11 @@ class SpokenWorld(MadeFromSettings):
     @property
     def columns(self) -> list[str]:
         return ["text", "audio", "words"]
+
+    @property
+    def notes(self) -> list[str]:
+        """For a run's log, where py-nanotts is not installed."""
+        return [f"{pico.MISSING} the sentences"] if self.part == "train" and not pico.voices("en") else []
 
     @cached_property
     def texts(self) -> list[str]:
@@ -143,8 +149,9 @@ class SpokenWorld(MadeFromSettings):
         else:
             said, marks = speech.say_words(text, "en", self.part, rng)
         if NEURAL <= which < NEURAL + PICO and pico.voices("en"):
-            told, said = said, pico.say(text, "en", rng)  # which does not tell when its words begin
-            marks = transfer_marks(marks, told, said)
+            with suppress(UnitxError):  # what it cannot say is left to espeak-ng
+                told, said = said, pico.say(text, "en", rng)  # which does not tell when its words begin
+                marks = transfer_marks(marks, told, said)
         begins: dict[int, int] = {0: 0}
         for place, at in marks:
             if max(begins.values()) < at < len(said):  # some are found at one moment, and none lasts
