@@ -2,9 +2,11 @@
 
     python tests/benchmarks/hear.py runs/hear
     python tests/benchmarks/hear.py runs/hear --flite         # another synthesizer (Debian: flite)
+    python tests/benchmarks/hear.py MODEL --shuffle FOLDER    # what knows nothing: unitx finetune FOLDER hear
 
 The test part of the spoken world, a thousand sentences: is the sentence that was said the nearest of all, or among the
-ten nearest? Typed queries are the same sentences in lower case and without punctuation.
+ten nearest? Typed queries are the same sentences in lower case and without punctuation. With --shuffle a published model
+is written with the numbers of each of its tensors in random order: as large and as wide, and nothing learned.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from unitx.model import Model
 from unitx.worlds.spoken import SpokenWorld
@@ -41,12 +44,25 @@ def said_by_flite(texts: list[str]) -> list[Any]:
         return [file.read_bytes() for file in files]
 
 
+@torch.no_grad()
+def shuffle(model: Model) -> Model:
+    torch.manual_seed(0)
+    for weight in model.parameters():
+        weight.copy_(weight.flatten()[torch.randperm(weight.numel())].view_as(weight))
+    return model
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--flite", action="store_true", help="recordings by another synthesizer, too")
+    parser.add_argument("--shuffle", help="the folder for a model without what MODEL has learned")
     arguments = parser.parse_args()
-    model, world = Model.from_pretrained(arguments.model), SpokenWorld(part="test")
+    model = Model.from_pretrained(arguments.model)
+    if arguments.shuffle:
+        shuffle(model).save_pretrained(arguments.shuffle)
+        return
+    world = SpokenWorld(part="test")
     texts = world.texts
     typed = model.embed(texts, "text")
     rng = np.random.default_rng(0)
