@@ -5,8 +5,8 @@
     python tests/benchmarks/hear.py MODEL --shuffle FOLDER    # what knows nothing: unitx finetune FOLDER hear
 
 The test part of the spoken world, a thousand sentences: is the sentence that was said the nearest of all, or among the
-ten nearest? Typed queries are the same sentences in lower case and without punctuation. With --shuffle a published model
-is written with the numbers of each of its tensors in random order: as large and as wide, and nothing learned.
+ten nearest? Typed queries are the same sentences in lower case and without punctuation. With --shuffle a published
+model is written with the numbers of each of its tensors in random order: as large and as wide, and nothing learned.
 """
 
 from __future__ import annotations
