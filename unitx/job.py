@@ -190,8 +190,14 @@ def named_data(recipe: Recipe, task: TaskRecipe) -> tuple[Any, Any]:
 
 
 def _with_options(data: Any, others: Any) -> Any:
-    mine, its = (named_world(given) or given if isinstance(given, str) else given for given in (data, others))
-    return {**its, **mine} if is_world(mine) and is_world(its) and mine["world"] == its["world"] else data
+    """A world with the options of others of the same world, where it does not set its own; other data as they are."""
+    mine, its = _as_world(data), _as_world(others)
+    return {**its, **mine} if mine and its and mine["world"] == its["world"] else data
+
+
+def _as_world(data: Any) -> dict[str, Any] | None:
+    found = named_world(data) if isinstance(data, str) else data
+    return found if is_world(found) else None
 
 
 def _identity(data: Any) -> Any:
