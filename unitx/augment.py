@@ -61,9 +61,8 @@ class Augment:
         """
         from torchvision.tv_tensors import BoundingBoxes
 
-        kept = np.ones(len(boxes), dtype=bool)
         if self.level == "none" or isinstance(picture, Tensor):
-            return picture, boxes, kept
+            return picture, boxes, np.ones(len(boxes), dtype=bool)
         width, height = picture.size
         in_pixels = torch.from_numpy(boxes * np.array([width, height, width, height], np.float32))
         with _torch_seed(rng):

@@ -22,10 +22,9 @@ def transfer_marks(marks: list[tuple[int, int]], told: np.ndarray, other: np.nda
     By dynamic time warping (Sakoe and Chiba 1978) of mel cepstra and how they change.
     """
     hop = _processor().hop
-    path = warp(cepstra(told), cepstra(other))
-    frames, counterparts = np.unique(path[:, 0]), np.split(path[:, 1], np.flatnonzero(np.diff(path[:, 0])) + 1)
-    middles = np.array([of_frame.mean() for of_frame in counterparts])
-    places = np.interp([sample / hop for _, sample in marks], frames, middles) * hop
+    frames, counterparts = warp(cepstra(told), cepstra(other)).T
+    middles = np.bincount(frames, counterparts) / np.bincount(frames)
+    places = np.interp([sample / hop for _, sample in marks], np.arange(len(middles)), middles) * hop
     return [(character, min(int(place), len(other))) for (character, _), place in zip(marks, places, strict=True)]
 
 

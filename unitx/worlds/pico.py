@@ -7,10 +7,8 @@ another length of the vocal tract, as in `neural`. It says a word in 5 ms.
 from __future__ import annotations
 
 import ctypes
-import os
 import re
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -20,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from unitx.errors import UnitxError
-from unitx.worlds.speech import BANK_RATE, resample, trim
+from unitx.worlds.speech import BANK_RATE, ProcessLock, resample, trim
 
 VOICES = {"de": ("de-DE",), "en": ("en-GB", "en-US"), "es": ("es-ES",), "fr": ("fr-FR",), "it": ("it-IT",)}
 SPEEDS, PITCHES = (0.2, 5.0), (0.5, 2.0)  # that it takes; what is beyond is said at the nearest
@@ -105,13 +103,4 @@ def _nanotts() -> Any:
     return NanoTTS()
 
 
-_lock = threading.Lock()  # of memory's setting, which is the process's
-
-
-def _renew_lock() -> None:
-    global _lock
-    _lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):  # a thread of the parent may have held the lock
-    os.register_at_fork(after_in_child=_renew_lock)
+_lock = ProcessLock()  # of memory's setting, which is the process's

@@ -196,8 +196,26 @@ class _Espeak:
         return waveform, list(self.marks)
 
 
+class ProcessLock:
+    """A lock of one process: a forked child finds it open, though a thread of its parent may have held it."""
+
+    def __init__(self) -> None:
+        self._renew()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._renew)
+
+    def _renew(self) -> None:
+        self.lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
+
 _instance: _Espeak | None = None
-_lock = threading.Lock()
+_lock = ProcessLock()
 
 
 def _espeak(fresh: bool = False) -> _Espeak:
@@ -208,15 +226,6 @@ def _espeak(fresh: bool = False) -> _Espeak:
             _instance.close()
         _instance = _Espeak()
     return _instance
-
-
-def _renew_lock() -> None:
-    global _lock
-    _lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):  # a thread of the parent may have held the lock
-    os.register_at_fork(after_in_child=_renew_lock)
 
 
 def _loader() -> ModuleType:
