@@ -13,6 +13,7 @@ from unitx.worlds.speech import BANK_RATE
 
 MELS, CEPSTRA = 32, 14
 LEAST_STD = 0.3  # of a band over the recording: what hardly changes tells nothing
+EACH = 2  # frames that one pair stands for: four times as fast as each frame by itself, and as exact
 SLANT = 0.15  # what a frame costs that has no counterpart of its own
 
 
@@ -21,8 +22,8 @@ def transfer_marks(marks: list[tuple[int, int]], told: np.ndarray, other: np.nda
 
     By dynamic time warping (Sakoe and Chiba 1978) of mel cepstra and how they change.
     """
-    hop = _processor().hop
-    frames, counterparts = warp(cepstra(told), cepstra(other)).T
+    hop = EACH * _processor().hop
+    frames, counterparts = warp(cepstra(told)[::EACH], cepstra(other)[::EACH]).T
     middles = np.bincount(frames, counterparts) / np.bincount(frames)
     places = np.interp([sample / hop for _, sample in marks], np.arange(len(middles)), middles) * hop
     return [(character, min(int(place), len(other))) for (character, _), place in zip(marks, places, strict=True)]

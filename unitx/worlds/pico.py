@@ -63,7 +63,7 @@ def synthesize(text: str, voice: str, *, speed: float = 1.0, pitch: float = 1.0,
     if np.abs(waveform).max(initial=0) < HEARD:
         raise UnitxError(f"the voice '{voice}' says nothing for {text!r}: give it words of its language")
     if tract < 1:
-        waveform = resample(waveform, round(BANK_RATE / tract))
+        waveform = resample(waveform, 100 * round(BANK_RATE / tract / 100))  # a round rate: quickly
     elif tract > 1:
         waveform = np.interp(np.arange(int(len(waveform) * tract)) / tract, np.arange(len(waveform)), waveform)
     waveform, _ = trim(waveform.astype(np.float32), [])

@@ -245,9 +245,12 @@ def trim(waveform: np.ndarray, marks: list[tuple[int, int]]) -> tuple[np.ndarray
 
 def resample(waveform: np.ndarray, rate: int = RATE) -> np.ndarray:
     """From `rate`, above 16,000 Hz, to 16,000 Hz, exactly up to 8,000 Hz: the upper part of the spectrum is cut off."""
-    # 441 samples become 320; what is over parts the end from the beginning. Multiples of 8 transform quickly.
+    # 441 samples become 320; what is over parts the end from the beginning. A length without large prime factors
+    # transforms ten times as fast.
     down, up = rate // math.gcd(rate, BANK_RATE), BANK_RATE // math.gcd(rate, BANK_RATE)
-    blocks = (len(waveform) // (down * 8) + 1) * 8
+    blocks = len(waveform) // down + 1
+    step = max(8, 2 ** (blocks.bit_length() // 2))
+    blocks = -(-blocks // step) * step
     spectrum = np.fft.rfft(waveform, down * blocks)[: up * blocks // 2 + 1]
     return (np.fft.irfft(spectrum, up * blocks)[: len(waveform) * up // down] * (up / down)).astype(np.float32)
 
