@@ -125,7 +125,15 @@ def test_pixels_are_the_originals(name: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(ours.features(ours.read(photo)), theirs[:, :height, :width], atol=1e-6)
 
 
-@pytest.mark.parametrize("crop", [{}, {"crop_mode": "squash", "crop_pct": 0.8, "interpolation": "bilinear"}])
+CROPS = {
+    "center": {},
+    "squash": {"crop_mode": "squash", "crop_pct": 0.8, "interpolation": "bilinear"},
+    "high": {"input_size": (3, 96, 64)},
+    "wide": {"input_size": (3, 48, 112), "crop_pct": 0.9},
+}
+
+
+@pytest.mark.parametrize("crop", CROPS.values(), ids=CROPS)
 def test_pixels_are_timms(crop: dict[str, Any], tmp_path: Path) -> None:
     original = timm.create_model("vit_tiny_patch16_224", depth=1, img_size=64)
     save_for_hf(original, tmp_path, model_args={"img_size": 64, "depth": 1}, safe_serialization=True)

@@ -26,6 +26,7 @@ class Resize:
         crop: (height, width) of the middle that is kept, on black where the picture is smaller; () for all.
         resample: "nearest-exact", "bilinear" or "bicubic".
         pillow: whether Pillow resamples (timm), or torchvision on bytes (Hugging Face); they differ by a level or two.
+        cover: whether a (height, width) is only what the picture must cover, its proportions kept.
 
     Raises:
         ValueError: there is no such resampling.
@@ -35,6 +36,7 @@ class Resize:
     crop: tuple[int, ...] = ()
     resample: str = "bilinear"
     pillow: bool = False
+    cover: bool = False
 
     def __post_init__(self) -> None:
         for name in ("size", "crop"):  # lists, from JSON
@@ -57,8 +59,7 @@ class Resize:
         from torchvision.transforms.v2 import functional  # takes a second, and most models do without
 
         if self.size:
-            size = _of_sides(frames.shape[-2:], self.size)
-            frames = functional.resize(frames, list(size), self._mode, antialias=True)
+            frames = functional.resize(frames, self._scaled(*frames.shape[-2:]), self._mode, antialias=True)
         if not self.crop:
             return frames
         top, left = (int((whole - kept) / 2) for whole, kept in zip(frames.shape[-2:], self.crop, strict=True))
@@ -68,21 +69,24 @@ class Resize:
         from torchvision.transforms.v2 import functional
 
         if self.size:
-            image = functional.resize(image, list(_of_sides(image.size[::-1], self.size)), self._mode)
+            image = functional.resize(image, self._scaled(image.height, image.width), self._mode)
         return to_tensor(functional.center_crop(image, list(self.crop)) if self.crop else image)
+
+    def _scaled(self, height: int, width: int) -> list[int]:
+        """The [height, width] that a picture is scaled to."""
+        if len(self.size) == 2 and not self.cover:
+            return [*self.size]
+        if self.cover:
+            ratio = min(height / self.size[0], width / self.size[1])
+            sides = [round(height / ratio), round(width / ratio)]
+        else:
+            long = int(self.size[0] * max(height, width) / min(height, width))
+            sides = [self.size[0], long] if height <= width else [long, self.size[0]]
+        if max(sides) > SIDE_LIMIT:
+            raise BadItem(f"a picture of {width} x {height} pixels would have {max(sides)} pixels a side: crop it")
+        return sides
 
 
 def to_tensor(image: Image.Image) -> Tensor:
     """(3, height, width) uint8 of an RGB picture."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
-
-
-def _of_sides(whole: tuple[int, ...] | torch.Size, size: tuple[int, ...]) -> tuple[int, int]:
-    """The (height, width) that a picture is scaled to."""
-    height, width = whole
-    if len(size) == 2:
-        return size[0], size[1]
-    short, long = size[0], int(size[0] * max(height, width) / min(height, width))
-    if long > SIDE_LIMIT:
-        raise BadItem(f"a picture of {width} x {height} pixels would be scaled to {long} pixels a side: crop it")
-    return (short, long) if height <= width else (long, short)

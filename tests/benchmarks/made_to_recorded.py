@@ -1,11 +1,11 @@
-"""What made voices are worth to a model of recorded ones: Tux Paint's stamps, from nothing and after espeak-ng's emoji.
+"""What made voices are worth to a model of recorded ones: Tux Paint's stamps, from nothing and after spoken emoji.
 
     python tests/benchmarks/made_to_recorded.py --stamps DIR --out made-to-recorded.png
     python tests/benchmarks/made_to_recorded.py --stamps DIR --out made-to-recorded.png --from RUN
 
 One model writes down what is said and finds recordings by name (`transcribe` and `align`), in the languages that are
-recorded and that espeak-ng speaks. It learns from 10, 100 and all recordings of the training part, with new weights and
-from a backbone that has learned the same on espeak-ng's voices (made first, unless --from names its run); both take as
+recorded and that the emoji world speaks. It learns from 10, 100 and all recordings of the training part, with new weights and
+from a backbone that has learned the same on the emoji world's voices (made first, unless --from names its run); both take as
 many steps, and the best of each by the validation part is scored on the test part. Draws the figure and writes the
 numbers beside it, in .json, after every run; started again with the same --out it goes on where it stopped.
 """
@@ -34,7 +34,7 @@ TASKS = {
 RECIPE = Recipe(
     tasks=TASKS,
     size="nano",
-    tokenizers={"audio": {"max_tokens": 96}, "text": {"vocabulary": "bytes", "max_tokens": 256}},
+    tokenizers={"audio": {"max_tokens": 96, "mels": 32}, "text": {"vocabulary": "bytes", "max_tokens": 256}},
     batch_tokens=4096,
 )
 ARMS = ("from nothing", "from made voices")
@@ -87,7 +87,7 @@ def stamps(folder: str, part: str) -> Stamps:
 
 
 def learn_made_voices(arguments: argparse.Namespace) -> Path:
-    """The folder of a run on espeak-ng's voices."""
+    """The folder of a run on the emoji world's voices."""
     concepts = arguments.concepts if arguments.concepts == "all" else int(arguments.concepts)
     data = {"world": "emoji", "concepts": concepts, "languages": LANGUAGES}
     given = {"data": data, "augment": "none", "evaluations": 2}

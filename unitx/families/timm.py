@@ -140,12 +140,15 @@ def _processor(folder: Folder, positions: LearnedPositions, patch: int) -> Image
     given = {"crop_pct": 0.875, "crop_mode": "center", "interpolation": "bicubic", **_pretrained(folder)}
     size = tuple(given["input_size"][1:])
     scaled_size = tuple(math.floor(side / given["crop_pct"]) for side in size)
-    if given["crop_mode"] not in ("center", "squash") or (given["crop_mode"] == "center" and size[0] != size[1]):
-        raise ValueError(f"crop_mode {given['crop_mode']!r} of {size[0]} x {size[1]} pixels is not supported")
-    squash = given["crop_mode"] == "squash"
+    if given["crop_mode"] not in ("center", "squash"):
+        raise ValueError(f"crop_mode {given['crop_mode']!r} is not supported; supported are center and squash")
+    squash, square = given["crop_mode"] == "squash", size[0] == size[1]
+    resize = Resize(
+        scaled_size if squash or not square else scaled_size[:1], size, given["interpolation"], pillow=True,
+        cover=not (squash or square),
+    )  # fmt: skip
     return ImageProcessor(
         positions.tokens, patch=patch, merges=0, orientations=0,
         mean=given.get("mean", (0.485, 0.456, 0.406)), std=given.get("std", (0.229, 0.224, 0.225)),
-        resize=Resize(scaled_size if squash else scaled_size[:1], size, given["interpolation"], pillow=True),
-        positions=positions,
+        resize=resize, positions=positions,
     )  # fmt: skip
