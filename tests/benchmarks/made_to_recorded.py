@@ -4,10 +4,11 @@
     python tests/benchmarks/made_to_recorded.py --stamps DIR --out made-to-recorded.png --from RUN
 
 One model writes down what is said and finds recordings by name (`transcribe` and `align`), in the languages that are
-recorded and that the emoji world speaks. It learns from 10, 100 and all recordings of the training part, with new weights and
-from a backbone that has learned the same on the emoji world's voices (made first, unless --from names its run); both take as
-many steps, and the best of each by the validation part is scored on the test part. Draws the figure and writes the
-numbers beside it, in .json, after every run; started again with the same --out it goes on where it stopped.
+recorded and that the emoji world speaks. It learns from 10, 100 and all recordings of the training part, with new
+weights and from a backbone that has learned the same on the emoji world's voices (made first, unless --from names its
+run); both take as many steps, and the best of each by the validation part is scored on the test part. Draws the
+figure and writes the numbers beside it, in .json, after every run; started again with the same --out it goes on where
+it stopped.
 """
 
 from __future__ import annotations
