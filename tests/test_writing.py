@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import transformers as hf
+from published_models import byte_level, drawn
 from small_models import CAPTION, batch_of, picture, small_model, small_processors
 
+import tokenizers as fast
+import unitx
 from unitx.batches import Feed, Preparer
 from unitx.config import BackboneConfig
 from unitx.data import open_source
@@ -79,11 +85,52 @@ def test_a_text_to_be_written_needs_a_column() -> None:
         Caption.fit(TaskInfo("caption", "caption", {"image": "image"}), table)
 
 
-def test_a_vocabulary_without_begin_and_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    processors = small_processors()
-    monkeypatch.setattr(type(processors["text"]), "features", lambda self, raw: np.zeros(0, np.int64))
-    with pytest.raises(UnitxError, match="marks no begin and end"):
-        Model(BackboneConfig(dim=32, depth=1, heads=2), processors, [CAPTION])
+def test_a_vocabulary_without_an_end_is_refused() -> None:
+    bare = fast.Tokenizer(fast.models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    for text, why in (
+        ({"vocabulary": "huggingface", "json": bare.to_str().encode()}, "marks no end"),
+        ({"padding": 0}, "fills texts up"),
+    ):
+        with pytest.raises(UnitxError, match=why):
+            Model(BackboneConfig(dim=32, depth=1, heads=2), small_processors(**text), [CAPTION])
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "framed"), [("", "", "<e> a b <e>"), ("<s> ", "", "<s> a b <e>"), ("<s> ", " <e>", "<s> a b <e>")]
+)
+def test_a_text_that_is_written_has_a_begin_and_an_end(begin: str, end: str, framed: str) -> None:
+    """Whatever a published vocabulary's template puts around texts."""
+    ids = {token: i for i, token in enumerate(("<s>", "<e>", "a", "b"))}
+    made = fast.Tokenizer(fast.models.WordLevel(ids, unk_token="a"))
+    made.pre_tokenizer = fast.pre_tokenizers.WhitespaceSplit()
+    made.add_special_tokens(["<s>", "<e>"])
+    made.post_processor = fast.processors.TemplateProcessing(f"{begin}$A{end}", None, [("<s>", 0), ("<e>", 1)])
+    text = small_processors(vocabulary="huggingface", json=made.to_str().encode(), end=(1,))["text"]
+    expected = [ids[token] for token in framed.split()]
+    assert text.framed(text.features("a b")).tolist() == expected
+    assert text.framed(np.array(expected)).tolist() == expected  # ready ids that have both
+    assert text.prompt("").tolist() == expected[:1]
+
+
+def test_a_published_language_model_learns_to_caption(tmp_path: Path) -> None:
+    """GPT-2 puts nothing around texts; what its head knows of its language is where the new one begins."""
+    config = hf.GPT2Config(vocab_size=400, n_positions=60, n_embd=32, n_layer=2, n_head=2, eos_token_id=0)
+    drawn(hf.GPT2LMHeadModel, config).save_pretrained(tmp_path / "base")
+    byte_level().save_pretrained(tmp_path / "base")
+    base = Model.from_pretrained(tmp_path / "base", "cpu")
+    base.add_tokenizer("image", small_processors()["image"].with_positions())
+    base.add_task(replace(CAPTION, facts={"longest": 20}))
+    new, old = base.head("caption").head.weight, base.head("language-model").head.weight
+    assert new is not old and torch.equal(new, old)
+    rows = [{"image": np.full((16, 16, 3), 60 * i, np.uint8), "name": f"number {i}"} for i in range(4)]
+    run = unitx.finetune(
+        tmp_path / "base", "caption", data=rows * 10, test=rows, label="name", reads="image", out=str(tmp_path / "run"),
+        steps=60, evaluations=1, lr=3e-3, augment="none", workers=0, echo=False, precision="fp32",
+        **{"tokenizers.image": {"patch": 8, "max_tokens": 4}},
+    )  # fmt: skip
+    assert run.metrics["caption/exact_match"] == 1.0
+    again = Model.from_pretrained(run.folder, "cpu")
+    assert [found[0].label for found in again.predict([row["image"] for row in rows])] == [r["name"] for r in rows]
 
 
 def test_what_is_read_to_be_answered_is_read_from_its_beginning() -> None:
@@ -109,8 +156,6 @@ def test_evaluation_judges_what_is_written_row_by_row() -> None:
 
 
 def test_a_run_learns_to_write_and_its_model_goes_on(tmp_path) -> None:
-    import unitx
-
     rng = np.random.default_rng(0)
     colours = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220)}
     rows = []

@@ -213,6 +213,14 @@ class TextProcessor(Processor):
             raise BadItem("an empty prompt, and this model's vocabulary has no begin of text: give a word")
         return ids if len(ids) else np.array([self.eos])
 
+    def framed(self, features: np.ndarray) -> np.ndarray:
+        """Ids with a begin and an end, without which no text can be written, also where the vocabulary's template puts
+        none: what ends a text then begins it, too (as in GPT-2's training, Radford et al. 2019)."""
+        begin = self.prompt("")
+        before: Any = [] if features[: len(begin)].tolist() == begin.tolist() else begin
+        after = [] if features[-1] in self.ends else [self.eos]
+        return np.concatenate([before, features, after]).astype(np.int64)
+
     def cut(self, features: np.ndarray, rng: np.random.Generator | None = None) -> Pieces:
         begin, inner, end = self._parted(features)
         kept = crop(len(inner), self.max_tokens - len(begin) - len(end), rng)

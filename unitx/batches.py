@@ -178,6 +178,9 @@ def read_examples(
         for one, values in zip(drawn, preparer.features([one.features for one in drawn]), strict=True):
             if augment:
                 values = [(modality, augment.features(modality, v, one.rng, strength)) for modality, v in values]
+            if task.writes:
+                text: Any = preparer.processors[TEXT]
+                values[-1] = (TEXT, text.framed(values[-1][1]))
             yield one._replace(features=values)
 
 

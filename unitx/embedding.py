@@ -176,12 +176,17 @@ def predict_proba(
 
 
 def predicting_task(model: Model) -> str:
-    """The name of the task that is meant where none is named: the only one, or the only classifier.
+    """The name of the task that is meant where none is named: the only one, the only classifier, or where there is none
+    the only one that writes.
 
     Raises:
         UnitxError: it is not plain.
     """
-    return model.only_task("classifies") if len(model.tasks) != 1 else model.tasks[0]
+    if len(model.tasks) == 1:
+        return model.tasks[0]
+    heads = [model.head(name) for name in model.tasks]
+    writes = any(head.writes for head in heads) and not any(head.classifies for head in heads)
+    return model.only_task("writes" if writes else "classifies")
 
 
 def _predicting_head(model: Model, task: str | None) -> Task:

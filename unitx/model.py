@@ -109,12 +109,13 @@ class Model(nn.Module):
         self.frozen = sorted(frozen)
 
     def add_task(self, info: TaskInfo) -> None:
-        """Attach a head with new weights; one of the same name is replaced.
+        """Attach a head, with new weights or with those that its kind takes over; one of the same name is replaced.
 
         Raises:
             UnitxError: a name that PyTorch does not take for a part of a model.
         """
         head = cast(Task, self._placed(TASKS.get(info.kind)(self.backbone.config.dim, info, self.processors)))
+        head.start_from(cast(Task, other) for name, other in self.heads.items() if name != info.name)
         head.share(self.tokenizers)
         try:
             self.heads[info.name] = head

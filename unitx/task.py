@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -162,6 +163,9 @@ class Task(nn.Module):
 
     def share(self, tokenizers: nn.ModuleDict) -> None:
         """Take over weights of a tokenizer, for heads that share them (tied embeddings)."""
+
+    def start_from(self, heads: Iterable[Task]) -> None:
+        """Begin with what the model's other heads have learned, where it is of use."""
 
     @classmethod
     def parse_options(cls, info: TaskInfo) -> Any:

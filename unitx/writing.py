@@ -4,7 +4,7 @@ model (Liu et al. 2018, Raffel et al. 2020)."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +60,14 @@ class LanguageHead(Task):
         nn.init.zeros_(self.head.weight)
         self.register_buffer("byte_lengths", torch.as_tensor(text.byte_lengths), persistent=False)
 
+    @torch.no_grad()
+    def start_from(self, heads: Iterable[Task]) -> None:
+        """With what a head of the same vocabulary knows of language: a published language model's, before all."""
+        for head in heads:
+            if isinstance(head, LanguageHead):
+                self.head.weight.copy_(head.head.weight)
+                return
+
     @classmethod
     def collate(cls, info: TaskInfo, targets: list[Any]) -> Any:
         return targets
@@ -113,7 +121,7 @@ class Writer(LanguageHead):
     What it learns of the training data is the most bytes that a text has (`longest`): more is never written.
 
     Raises:
-        UnitxError: the vocabulary has no begin or end of a text.
+        UnitxError: the vocabulary has no end of a text, or fills texts up.
     """
 
     writes = True
@@ -123,11 +131,11 @@ class Writer(LanguageHead):
     def __init__(self, dim: int, info: TaskInfo, processors: dict[str, Processor]):
         super().__init__(dim, info, processors)
         text: Any = processors[TEXT]
-        empty: list[int] = text.features("").tolist()
-        if len(empty) < 2 or empty[-1] not in text.ends:
+        if text.eos < 0 or text.padding is not None:
+            why = "marks no end of one" if text.eos < 0 else "fills texts up"
             raise UnitxError(
-                f"task '{info.name}' writes text, and the model's vocabulary marks no begin and end of one: "
-                "take a model whose tokenizer does, or train one"
+                f"task '{info.name}' writes text, and the model's vocabulary {why}: take a model whose tokenizer "
+                "does otherwise, or train one"
             )
 
     @classmethod
