@@ -259,13 +259,13 @@ class EmojiWorld(MadeFromSettings):
     @cached_property
     def _drawings(self) -> np.ndarray:
         """(concepts, styles, n, n, 4) uint8; the first style is the original, later ones are ever wilder."""
-        return np.stack(parallel(self._draw_all, range(len(self.emoji))))
+        return np.stack(parallel(self._draw_all, range(len(self.emoji)), "drawing emoji"))
 
     @cached_property
     def _clips(self) -> tuple[np.ndarray, np.ndarray, list[list[str]]]:
         """All clips end to end, 8 bits a sample, where each begins and ends, (concepts, languages, clips + 1), and what
         is said in them, (concepts, languages · clips)."""
-        spoken = parallel(self._speak_all, range(len(self.emoji)))
+        spoken = parallel(self._speak_all, range(len(self.emoji)), "saying names")
         clips = [[clip for clip, _ in of_concept] for of_concept in spoken]
         lengths = np.array([[len(clip) for clip in of_concept] for of_concept in clips])
         ends = np.cumsum(lengths).reshape(len(self.emoji), len(self.spoken), -1)

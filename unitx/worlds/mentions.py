@@ -158,7 +158,7 @@ class MentionWorld(MadeFromSettings):
 
     @cached_property
     def _takes(self) -> list[Take]:
-        return parallel(self._take, range(len(self) // 2))
+        return parallel(self._take, range(len(self) // 2), "saying sentences")
 
     def _take(self, number: int) -> Take:
         return self._say(np.random.default_rng([0, self.seed, number]))

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from unitx.errors import UnitxError
 from unitx.source import PARTS
@@ -29,6 +30,7 @@ from unitx.source import PARTS
 UNSTEADY = {"Reed", "caleb"}  # speakers (espeak-ng's "klatt 6") that never say a thing twice alike, even started anew
 RATE = 22_050  # Hz, espeak-ng's own
 BANK_RATE = 16_000  # Hz, of clips that are kept
+SLOW = 5  # seconds after which preparing shows how far it is
 LONGEST = 800  # characters that may be said at once
 
 # The voices of each language, by the names that `espeak_SetVoiceByName` takes ("en-gb" and "fr-fr" it refuses).
@@ -346,10 +348,15 @@ def split_voices() -> dict[str, list[str]]:
     }
 
 
-def parallel(function: Callable[[int], Any], jobs: Iterable[int]) -> list[Any]:
-    """The function of every job, in order, by forked processes where the system has a safe fork."""
+def parallel(function: Callable[[int], Any], jobs: range, about: str) -> list[Any]:
+    """The function of every job, in order, by forked processes where the system has a safe fork. What takes long shows
+    a bar on a terminal, which says what it is about."""
+
+    def watched(done: Iterable[Any]) -> list[Any]:
+        return list(tqdm(done, about, len(jobs), leave=False, delay=SLOW, disable=None, dynamic_ncols=True))
+
     count = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
     if count == 1 or multiprocessing.current_process().daemon:
-        return [function(job) for job in jobs]
+        return watched(map(function, jobs))
     with multiprocessing.get_context("fork").Pool(min(count, 16), torch.set_num_threads, (1,)) as pool:
-        return pool.map(function, jobs, chunksize=4)
+        return watched(pool.imap(function, jobs, chunksize=4))

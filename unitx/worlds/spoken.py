@@ -134,7 +134,7 @@ class SpokenWorld(MadeFromSettings):
 
     @cached_property
     def _takes(self) -> list[Take]:
-        return parallel(self._take, range(len(self)))
+        return parallel(self._take, range(len(self)), "saying sentences")
 
     def _take(self, index: int) -> Take:
         return self._say(index, np.random.default_rng([0, self.seed, index]))
