@@ -116,6 +116,15 @@ CLASSIFIERS: dict[str, tuple[Any, Any]] = {
     "qwen3": (hf.Qwen3ForSequenceClassification, hf.Qwen3Config(**LLAMA, num_key_value_heads=3, head_dim=8, **LABELS)),
 }  # fmt: skip
 
+NUMBER = {"num_labels": 2, "problem_type": "regression"}
+REGRESSORS: dict[str, tuple[Any, Any]] = {
+    "bert": (hf.BertForSequenceClassification, hf.BertConfig(**small(**NUMBER | {"num_labels": 1}))),
+    "modernbert": (hf.ModernBertForSequenceClassification, hf.ModernBertConfig(**MODERN | small(**NUMBER))),
+    "gpt2": (
+        hf.GPT2ForSequenceClassification, hf.GPT2Config(**GPT2, n_embd=36, n_layer=2, n_head=3, **NUMBER)
+    ),
+}  # fmt: skip
+
 PATCHES = {"image_size": 32, "patch_size": 8}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from published_models import CASES, CLASSIFIERS, drawn, loaded, sequences
+from published_models import CASES, CLASSIFIERS, REGRESSORS, drawn, loaded, sequences
 
 from unitx.model import Model
 
@@ -67,6 +67,17 @@ def test_a_classifier_answers_as_the_original(name: str, tmp_path: Path) -> None
     again = Model.from_pretrained(model.save_pretrained(tmp_path / "ours"), "cpu")
     ours = [m.predict_proba(sequences(), "text-classify") for m in (model, again)]
     np.testing.assert_array_equal(*ours)
+
+
+@pytest.mark.parametrize("name", REGRESSORS)
+@torch.no_grad()
+def test_a_published_model_that_answers_in_numbers_does_so(name: str, tmp_path: Path) -> None:
+    original = drawn(*REGRESSORS[name])
+    original.save_pretrained(tmp_path)
+    model = Model.from_pretrained(tmp_path, "cpu")
+    theirs = torch.cat([original(ids[None]).logits for ids in sequences()])
+    ours = [[answer.score for answer in found] for found in model.predict(sequences(), "text-regress")]
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
 def test_it_is_kept_in_our_own_format(pair: tuple[Any, Model, Path], tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -122,7 +122,8 @@ OTHER_HEADS = ("ForTokenClassification", "ForMultipleChoice", "ForQuestionAnswer
 def classifier(
     folder: Folder, modality: str, theirs: str | tuple[str, ...], pooling: Pooling, *steps: str
 ) -> tuple[list[TaskInfo], Table]:
-    """The task that says which of the configuration's labels holds, and where its weights are; none without them.
+    """The task that says which of the configuration's labels holds, or what the numbers are where its problem is
+    "regression", and where its weights are; none without them.
 
     Args:
         theirs: the linear map, without its prefix; or several, of tokens that `pooling` puts side by side.
@@ -133,20 +134,21 @@ def classifier(
     if f"{first}.weight" not in folder.names or any(kind.endswith(OTHER_HEADS) for kind in kinds):
         return [], {}
     count = folder.shape(f"{first}.weight")[0]
-    if folder.config.get("problem_type") == "regression":
-        raise ValueError("problem_type is 'regression', which is not supported: save the model without its head")
     listed = folder.config.get("label_names") or (folder.config.get("pretrained_cfg") or {}).get("label_names") or []
     names = folder.config.get("id2label") or {str(i): name for i, name in enumerate(listed)}
     labels = [str(names.get(str(i), f"LABEL_{i}")) for i in range(count)]
     if len(set(labels)) < count:
         labels = [f"{label} ({i})" for i, label in enumerate(labels)]
-    # One label alone is a yes or no (rerankers).
-    multi = folder.config.get("problem_type") == "multi_label_classification" or count == 1
-    task = f"{modality}-classify"
-    options = {"pooling": asdict(pooling)} | ({"multi_label": True} if multi else {})
-    info = TaskInfo(task, "classify", {modality: modality}, "label", labels, options=options)
-    parts = {f"heads.{task}.pooler.steps.{i}": step for i, step in enumerate(steps) if step}
-    return [info], {f"heads.{task}.head": theirs, **parts}
+    problem, options = folder.config.get("problem_type"), {"pooling": asdict(pooling)}
+    kind = "regress" if problem == "regression" else "classify"
+    info = TaskInfo(f"{modality}-{kind}", kind, {modality: modality}, "label", options=options)
+    if kind == "regress":
+        info = replace(info, facts={"mean": [0.0] * count, "std": [1.0] * count})
+    else:
+        multi = problem == "multi_label_classification" or count == 1  # one label alone is a yes or no (rerankers)
+        info = replace(info, labels=labels, options=options | ({"multi_label": True} if multi else {}))
+    parts = {f"heads.{info.name}.pooler.steps.{i}": step for i, step in enumerate(steps) if step}
+    return [info], {f"heads.{info.name}.head": theirs, **parts}
 
 
 def sequence_classifier(folder: Folder) -> tuple[list[TaskInfo], Part]:
@@ -154,7 +156,7 @@ def sequence_classifier(folder: Folder) -> tuple[list[TaskInfo], Part]:
     tasks, head = classifier(folder, "text", "score", Pooling("last"))
     if not tasks:
         return [], ({}, {})
-    return tasks, merged((head, {}), zero_bias("heads.text-classify.head", len(tasks[0].labels)))
+    return tasks, merged((head, {}), zero_bias(f"heads.{tasks[0].name}.head", folder.shape("score.weight")[0]))
 
 
 def zero_bias(ours: str, size: int) -> Part:

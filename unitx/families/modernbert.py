@@ -57,7 +57,7 @@ def _classifier(folder: Folder, dim: int, eps: float) -> tuple[list[TaskInfo], P
     parts: list[Part] = [(head, {})]
     for step, theirs in ((0, "head.dense"), (2, "head.norm")):
         if tasks and f"{theirs}.bias" not in folder.names:
-            parts.append(zero_bias(f"heads.text-classify.pooler.steps.{step}", dim))
+            parts.append(zero_bias(f"heads.{tasks[0].name}.pooler.steps.{step}", dim))
     return tasks, merged(*parts)
 
 

@@ -56,7 +56,7 @@ def timm(folder: Folder) -> Blueprint:
     pooling = _pooling(folder, args, positions.class_tokens, backbone)
     if "head_dist.weight" in folder.names:  # whose answers are averaged
         tasks, head = classifier(folder, "image", ("head", "head_dist"), Pooling("concat", first=2))
-        answered = merged((head, averaged("heads.image-classify.head")))
+        answered = merged((head, averaged(f"heads.{tasks[0].name}.head")))
     else:
         tasks, head = classifier(folder, "image", "head", pooling)
         answered = merged((head, {}), *(_pooler(f"heads.{task.name}.pooler.") for task in tasks))

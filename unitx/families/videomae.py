@@ -23,7 +23,6 @@ TABLE: Table = BLOCKS | {
     "tokenizers.video.positions.table": (),
     "tokenizers.video.positions.class_tokens": (),
     "heads.pooled.pooler.steps.0": "fc_norm",
-    "heads.video-classify.pooler.steps.0": "fc_norm",
 }
 IGNORED = r"^decoder\.|^encoder_to_decoder\.|^mask_token$"  # of masked pre-training
 
@@ -39,7 +38,8 @@ def videomae(folder: Folder) -> Blueprint:
     )  # fmt: skip
     normed = ("norm",) if "fc_norm.weight" in folder.names else ()
     pooling = Pooling("mean", steps=normed, eps=1e-5)
-    tasks, head = classifier(folder, "video", "classifier", Pooling("first") if backbone.final_norm else pooling)
+    classified = Pooling("first") if backbone.final_norm else pooling
+    tasks, head = classifier(folder, "video", "classifier", classified, *("fc_norm" for _ in classified.steps))
     table, change = _biases(folder)
     change |= {
         "tokenizers.video.stem.embed": _tubelet_weights,

@@ -81,7 +81,7 @@ def deit(folder: Folder) -> Blueprint:
     if f"{heads[0]}.weight" in folder.names:  # whose answers are averaged
         plan.tasks[:0], head = classifier(folder, "image", heads, Pooling("concat", first=2))
         plan.table |= head
-        plan.change |= averaged("heads.image-classify.head")
+        plan.change |= averaged(f"heads.{plan.tasks[0].name}.head")
     return plan
 
 
