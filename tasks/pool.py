@@ -39,6 +39,7 @@ class Pool(Task):
             prompts: name → what is put before a text, as "query: ".
             default_prompt_name: of the one that is put before every text where no other is asked for.
             normalize: vectors get unit length (sentence-transformers' Normalize).
+            truncate_dim: only the first so many numbers of each vector are given.
             similarity_fn_name: how its vectors are compared, in sentence-transformers' words.
             temperature: of the softmax over cosines, where a modality learns the space.
             words: a column that tells when each word of a sound is said, [[second, word], …]; see `unitx.words`.
@@ -51,6 +52,7 @@ class Pool(Task):
         prompts: dict[str, str] = field(default_factory=dict)
         default_prompt_name: str | None = None
         normalize: bool = False
+        truncate_dim: int | None = None
         similarity_fn_name: str = "cosine"
         temperature: float = 0.05
         words: str | None = None
@@ -64,7 +66,7 @@ class Pool(Task):
     def __init__(self, dim: int, info: TaskInfo, processors: dict[str, Processor]):
         super().__init__(dim, info, processors)
         self.pooler = Pooler(dim, self.options.pooling)
-        self.embedding_dim = self.pooler.width
+        self.embedding_dim = min(self.pooler.width, self.options.truncate_dim or self.pooler.width)
         self.timed: dict[str, Any] = {m: p for m, p in processors.items() if hasattr(p, "seconds")}
         self.text: tuple[Tokenizer, ...] = ()  # a tuple, since it is no part of the head
         self.maps = nn.ModuleDict()
@@ -82,7 +84,7 @@ class Pool(Task):
 
     def add_modality(self, modality: str) -> None:
         if modality not in self.own:
-            maps = {**self.maps, modality: Map(self.embedding_dim)}
+            maps = {**self.maps, modality: Map(self.pooler.width)}
             self.maps = nn.ModuleDict({name: maps[name] for name in sorted(maps)})
 
     def prompt(self, name: str | None) -> str:
@@ -137,7 +139,8 @@ class Pool(Task):
                     mapped = self.maps[modality](found.index_select(0, places))
                     found = found.index_copy(0, places, mapped)
         found = found.index_select(0, rows)
-        return F.normalize(found, dim=-1) if self.options.normalize else found
+        found = F.normalize(found, dim=-1) if self.options.normalize else found
+        return found[:, : self.embedding_dim]
 
     def loss(self, tokens: Tokens, targets: Targets) -> TaskLoss:
         z = F.normalize(self.outputs(tokens, targets.rows), dim=-1)

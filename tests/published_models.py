@@ -77,6 +77,15 @@ CASES: dict[str, tuple[Any, Any]] = {
     ),
     "llama, bare": (hf.LlamaModel, hf.LlamaConfig(**LLAMA, num_key_value_heads=1, rms_norm_eps=1e-3)),
     "qwen2": (hf.Qwen2ForCausalLM, hf.Qwen2Config(**LLAMA, num_key_value_heads=3)),
+    "qwen2, both ways": (hf.Qwen2Model, hf.Qwen2Config(**LLAMA, num_key_value_heads=3, is_causal=False)),
+    "qwen2, windows both ways": (
+        hf.Qwen2Model, hf.Qwen2Config(**LLAMA, num_key_value_heads=2, is_causal=False, use_sliding_window=True,
+                                      sliding_window=4, max_window_layers=1)
+    ),
+    "qwen2, biases that it has not": (
+        hf.Qwen2Model, hf.Qwen2Config(**LLAMA, num_key_value_heads=2, attention_bias=True, mlp_bias=True)
+    ),
+    "gpt2, both ways": (hf.GPT2Model, hf.GPT2Config(**GPT2, n_embd=36, n_layer=2, n_head=3, is_causal=False)),
     "qwen2, windows": (
         hf.Qwen2ForCausalLM,
         hf.Qwen2Config(**LLAMA, num_key_value_heads=2, use_sliding_window=True, sliding_window=5, max_window_layers=1),
@@ -113,6 +122,10 @@ CLASSIFIERS: dict[str, tuple[Any, Any]] = {
         hf.GPT2ForSequenceClassification, hf.GPT2Config(**GPT2, n_embd=36, n_layer=2, n_head=3, **LABELS)
     ),
     "llama": (hf.LlamaForSequenceClassification, hf.LlamaConfig(**LLAMA, num_key_value_heads=2, **LABELS)),
+    "llama, padded": (
+        hf.LlamaForSequenceClassification,
+        hf.LlamaConfig(**LLAMA, num_key_value_heads=2, **LABELS | {"pad_token_id": 7}),
+    ),
     "qwen3": (hf.Qwen3ForSequenceClassification, hf.Qwen3Config(**LLAMA, num_key_value_heads=3, head_dim=8, **LABELS)),
 }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from published_models import CASES, CLASSIFIERS, REGRESSORS, drawn, loaded, sequences
+from safetensors.torch import load_file, save_file
 
 from unitx.model import Model
 
@@ -78,6 +80,53 @@ def test_a_published_model_that_answers_in_numbers_does_so(name: str, tmp_path: 
     theirs = torch.cat([original(ids[None]).logits for ids in sequences()])
     ours = [[answer.score for answer in found] for found in model.predict(sequences(), "text-regress")]
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_decoder_classifies_by_the_last_token_that_is_no_padding(tmp_path: Path) -> None:
+    original = drawn(*CLASSIFIERS["llama, padded"])
+    original.save_pretrained(tmp_path)
+    asked = [torch.tensor(ids) for ids in ([5, 6, 7, 7], [5, 6], [5, 7, 6], [7, 7], [7, 6, 7])]
+    theirs = torch.cat([original(ids[None]).logits.softmax(-1) for ids in asked])
+    np.testing.assert_allclose(Model.from_pretrained(tmp_path, "cpu").predict_proba(asked), theirs, atol=1e-5)
+
+
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 16}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("case", "edits", "without"),
+    [
+        ("qwen2", {"rope_scaling": LLAMA3}, ()),  # beside rope_parameters
+        ("qwen2", {"sliding_window": 3, "max_window_layers": 0}, ("use_sliding_window", "layer_types")),
+        ("qwen2, both ways", {"is_causal": True}, ()),
+    ],
+)
+@torch.no_grad()
+def test_fields_that_files_of_several_versions_have(case: str, edits: dict, without: tuple, tmp_path: Path) -> None:
+    make, config = CASES[case]
+    drawn(make, config).save_pretrained(tmp_path)
+    fields = json.loads((tmp_path / "config.json").read_text()) | edits
+    (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in fields.items() if k not in without}))
+    original, model = make.from_pretrained(tmp_path).eval().base_model, Model.from_pretrained(tmp_path, "cpu")
+    for ids, ours in zip(sequences(), model.hidden_states(sequences()), strict=True):
+        torch.testing.assert_close(ours, original(ids[None]).last_hidden_state[0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("case", ["gpt2, odd", "llama, odd"])
+@torch.no_grad()
+def test_a_head_of_its_own_counts_whatever_the_configuration_says(case: str, tmp_path: Path) -> None:
+    make, config = CASES[case]
+    original = drawn(make, config)
+    original.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["lm_head.weight"] = torch.randn(original.lm_head.weight.shape)
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    original, model = make.from_pretrained(tmp_path).eval(), Model.from_pretrained(tmp_path, "cpu")
+    ids = sequences()[0]
+    ours = model.head("language-model").next_logits(model.hidden_states([ids])[0])
+    torch.testing.assert_close(ours, original(ids[None]).logits[0], atol=1e-4, rtol=0)
 
 
 def test_it_is_kept_in_our_own_format(pair: tuple[Any, Model, Path], tmp_path: Path) -> None:

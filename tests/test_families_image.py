@@ -113,6 +113,24 @@ PROCESSORS = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("named", [
+    {"image_processor_type": "ViTImageProcessor", "size": {"height": 48, "width": 48}, "image_mean": [0.4, 0.5, 0.6]},
+    {"feature_extractor_type": "CLIPFeatureExtractor", "size": 48, "crop_size": 48},
+    {"image_processor_type": "DeiTImageProcessor"},
+    {"image_processor_type": "BeitImageProcessor"},
+    {"image_processor_type": "BitImageProcessorFast", "size": {"shortest_edge": 60}},
+    {"image_processor_type": "SiglipImageProcessor", "image_std": [0.4, 0.5, 0.6]},
+])  # fmt: skip
+def test_what_a_file_leaves_out_is_as_its_processor_has_it(named: dict[str, Any], tmp_path: Path) -> None:
+    drawn(hf.Dinov2Model, hf.Dinov2Config(**seeing(patch_size=2))).save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(named))
+    original, ours = hf.AutoImageProcessor.from_pretrained(tmp_path), Model.from_pretrained(tmp_path, "cpu")
+    image = ours.processors["image"]
+    for photo in photos():
+        theirs = original(photo, return_tensors="pt")["pixel_values"][0].numpy()
+        np.testing.assert_allclose(image.features(image.read(photo)), theirs, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_pixels_are_the_originals(name: str, tmp_path: Path) -> None:
     original = PROCESSORS[name]()

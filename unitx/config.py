@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 NORMS = ("layernorm", "rmsnorm")
+WHOLE = ("dim", "depth", "heads", "kv_heads", "window", "head_size")  # numbers of these kinds, above 0
+REAL = ("mlp_ratio", "rotary_base", "window_rotary_base", "norm_eps")
+OPTIONAL = ("kv_heads", "window", "head_size", "rotary_base", "window_rotary_base")  # that may be None
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "silu", "relu")
 
 
@@ -70,11 +73,12 @@ class BackboneConfig:
         for name in ("full_layers", "rotary_scaling"):
             if isinstance(value := getattr(self, name), list):  # from JSON
                 object.__setattr__(self, name, tuple(value))
-        for name in ("dim", "depth", "heads", "kv_heads", "window", "mlp_ratio", "rotary_base", "head_size",
-                     "window_rotary_base", "norm_eps"):  # fmt: skip
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name} is {value}, and must be more than 0")
+        for names, kind in ((WHOLE, int), (REAL, int | float)):
+            for name in names:
+                value = getattr(self, name)
+                if (value is not None or name not in OPTIONAL) and not (isinstance(value, kind) and value > 0):
+                    whole = "a whole number, " if kind is int else ""
+                    raise ValueError(f"{name} is {value}, and must be {whole}more than 0")
         if self.head_size is None and self.dim % self.heads:
             raise ValueError(f"dim {self.dim} must be an even multiple of heads {self.heads}")
         if self.rotary_base is not None and self.head_dim % 2:

@@ -27,6 +27,7 @@ class Pooling:
             and rest" (both side by side), or "attention" (a learned query).
         first: how many tokens "first" is the mean of, and "concat" takes.
         rest: where "rest" begins, and what "attention" sees.
+        skip: an id that "last" passes over at the end of a sequence: padding that is part of the text.
         end: the id that "end" looks for, at its first place; None for the highest id of the text.
         heads: of "attention", which divide the width.
         mlp: hidden width of the MLP behind "attention".
@@ -43,6 +44,7 @@ class Pooling:
     kind: str = "mean"
     first: int = 1
     rest: int = 0
+    skip: int | None = None
     end: int | None = None
     heads: int = 1
     mlp: int = 0
@@ -113,7 +115,8 @@ class Pooler(nn.Module):
         if kind == "mean":
             return tokens.mean()
         if kind in ("last", "end"):
-            place = layout.offsets[1:].long() - 1 if kind == "last" else _places_of_end(tokens, self.config.end)
+            skip, end = self.config.skip, self.config.end
+            place = _places_of_last(tokens, skip) if kind == "last" else _places_of_end(tokens, end)
             return tokens.vectors.index_select(0, place)
         if kind == "concat":
             if (shortest := min(layout.lengths)) < self.config.first:
@@ -133,6 +136,17 @@ def _mean_where(tokens: Tokens, chosen: Tensor) -> Tensor:
     layout = tokens.layout
     found = segment_mean(tokens.vectors.index_select(0, rows), layout.segments.index_select(0, rows), len(layout))
     return found.to(tokens.vectors.dtype)
+
+
+def _places_of_last(tokens: Tokens, skip: int | None) -> Tensor:
+    """(B,) rows: of the last token whose id is not `skip`; of the first where there is none."""
+    layout = tokens.layout
+    last = layout.offsets[1:].long() - 1
+    if skip is None:
+        return last
+    rows = torch.arange(len(layout.ids), device=last.device)
+    rows = torch.where(layout.ids == skip, layout.offsets[:-1].long()[layout.segments], rows)
+    return torch.zeros_like(last).scatter_reduce(0, layout.segments, rows, "amax")
 
 
 def _places_of_end(tokens: Tokens, end: int | None) -> Tensor:

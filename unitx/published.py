@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.pth", "pytorch_model.pt")
 LAYER = "{i}"  # stands for a block's number, in our names and in theirs
+MALFORMED = (ValueError, TypeError, AttributeError, IndexError, ArithmeticError, RuntimeError)
 Table = dict[str, str | tuple[str, ...]]
 Change = Callable[[str, list[Tensor]], Tensor]  # ("weight" or "bias", their tensors) → ours
 
@@ -99,6 +100,11 @@ class Folder:
         """
         self._prefixes, self._renamed = prefixes, renamed or {}
         self.names = {self.bare(name): name for name in self.files}
+
+    def add(self, part: str) -> None:
+        """Take the tensors of a folder within as the folder's own."""
+        self.files |= _tensor_files(self.path / part)
+        self.leave_off(*self._prefixes, renamed=self._renamed)
 
     def bare(self, name: str) -> str:
         """What a tensor is called in tables; norms of old checkpoints have other leaves."""
@@ -184,9 +190,14 @@ def read_blueprint(folder: Folder) -> Blueprint | TowersBlueprint:
         return plan if isinstance(plan, TowersBlueprint) else with_modules(folder, plan)
     except KeyError as error:
         raise UnitxError(f"{folder.path / 'config.json'} lacks {error}, which a '{kind}' model needs") from error
-    except (ValueError, TypeError, ZeroDivisionError) as error:
-        where = folder.path if ".json" in str(error) else folder.path / "config.json"
-        raise UnitxError(f"{where}: {error}") from error
+    except MALFORMED as error:
+        raise _malformed(folder, error) from error
+
+
+def _malformed(folder: Folder, error: Exception) -> UnitxError:
+    """What a family, or the model that it describes, made of values that no such file has."""
+    where = folder.path if ".json" in str(error) else folder.path / "config.json"
+    return UnitxError(f"{where}: {' '.join(str(error).split())}")
 
 
 def load_published(folder: Folder, adapter: Adapter | None = None) -> Model | Towers:
@@ -205,7 +216,10 @@ def load_published(folder: Folder, adapter: Adapter | None = None) -> Model | To
     adapter = None if adapter is None else adapter.renamed(folder.bare)
     left_out = "|".join(one.left_out for one in plans)
     # All names are known before a tensor is read.
-    models = [_empty(one) for one in plans]
+    try:
+        models = [_empty(one) for one in plans]
+    except MALFORMED as error:
+        raise _malformed(folder, error) from error
     needed = [_needed(model, one, folder) for model, one in zip(models, plans, strict=True)]
     used = {name for of_model in needed for names in of_model.values() for name in names}
     if isinstance(plan, TowersBlueprint):
@@ -350,4 +364,6 @@ def _tensor_files(path: Path) -> dict[str, Path]:
                 found |= dict.fromkeys(opened.keys(), file)
         except (SafetensorError, OSError) as error:
             raise UnitxError(f"{file} cannot be read ({error}): copy it again from its source") from error
+    if SINGLE not in shards and (path / SINGLE).is_file():
+        raise UnitxError(f"{path} has {SINGLE}, and {INDEX} names other files: remove what is left of another save")
     return found

@@ -29,7 +29,7 @@ class Resize:
         cover: whether a (height, width) is only what the picture must cover, its proportions kept.
 
     Raises:
-        ValueError: there is no such resampling.
+        ValueError: there is no such resampling, or a size or a crop is none.
     """
 
     size: tuple[int, ...] = ()
@@ -40,7 +40,11 @@ class Resize:
 
     def __post_init__(self) -> None:
         for name in ("size", "crop"):  # lists, from JSON
-            object.__setattr__(self, name, tuple(int(side) for side in getattr(self, name)))
+            sides = tuple(int(side) for side in getattr(self, name))
+            counts = (0, 1, 2) if name == "size" else (0, 2)
+            if len(sides) not in counts or not all(1 <= side <= SIDE_LIMIT for side in sides):
+                raise ValueError(f"a {name} of {sides} pixels is none")
+            object.__setattr__(self, name, sides)
         if self.resample not in MODES:
             raise ValueError(f"the resampling {self.resample!r} is not supported; there are {', '.join(MODES)}")
 

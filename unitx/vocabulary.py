@@ -199,7 +199,10 @@ def load_vocabulary(kind: str, spm: bytes, json: bytes) -> Vocabulary:
     if kind == "siglip":
         return SiglipVocabulary(spm)
     if kind == "ids":
-        raise UnitxError("the model came without a tokenizer.json and takes ids only: 1-D integer tensors")
+        raise UnitxError(
+            "the model came without a tokenizer.json and takes ids only, 1-D integer tensors; transformers writes one: "
+            "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+        )
     if not spm:
         raise UnitxError(
             "the sentencepiece vocabulary is not trained yet; fill `spm` by train_sentencepiece(texts, size)"

@@ -17,9 +17,10 @@ from unitx.families.common import (
     pre_norm,
     text_processor,
     unchanged,
+    unchanged_in,
     zero_bias,
 )
-from unitx.families.images import CLIP_PIXELS, image_processor, patch_weights, position_tables, square_patch
+from unitx.families.images import image_processor, patch_weights, position_tables, square_patch
 from unitx.pooling import Pooling
 from unitx.positions import LearnedPositions
 from unitx.published import Blueprint, Change, Folder, Table, TowersBlueprint
@@ -60,10 +61,7 @@ def clip_image(folder: Folder, config: dict[str, Any], prefix: str = "", width: 
     )  # fmt: skip
     table = _behind(prefix, table) | ({f"{HEAD}steps.1": "visual_projection"} if width else {})
     pooling = Pooling("first", steps=("norm", "dense") if width else ("norm",), width=width, bias=False, eps=eps)
-    image = image_processor(
-        folder, positions, patch, size={"shortest_edge": 224}, crop_size=224, default_to_square=False,
-        do_center_crop=True, resample=3, **CLIP_PIXELS,
-    )  # fmt: skip
+    image = image_processor(folder, positions, patch, "CLIP")
     backbone = pre_norm(config, eps, "quick_gelu", final_norm=False)
     return Blueprint(backbone, {"image": image}, [embedding("image", pooling)], table, change, IGNORED)
 
@@ -93,7 +91,7 @@ def siglip_image(folder: Folder, config: dict[str, Any], prefix: str = "") -> Bl
     if config.get("vision_use_head", True):
         pooling = Pooling("attention", heads=config["num_attention_heads"], mlp=config["intermediate_size"],
                           activation=activation(kind), eps=eps)  # fmt: skip
-    image = image_processor(folder, positions, patch, size=224, default_to_square=False, resample=3)
+    image = image_processor(folder, positions, patch, "Siglip")
     backbone = pre_norm(config, eps, "gelu_pytorch_tanh")
     return Blueprint(backbone, {"image": image}, [embedding("image", pooling)], _behind(prefix, table), change, IGNORED)
 
@@ -198,6 +196,7 @@ def _siglip_processor(folder: Folder, ids: int, length: int) -> TextProcessor:
     given: dict[str, Any] = {"positions": length, "truncate": True}
     spm, settings = folder.read_bytes("spiece.model"), folder.read_json("tokenizer_config.json") or {}
     if spm and not folder.read_bytes("tokenizer.json"):
+        unchanged_in("tokenizer_config.json", settings, padding_side="right", do_lower_case=True)
         text = TextProcessor(length, vocabulary="siglip", spm=spm, ids=ids, **given)
     else:
         text = text_processor(folder, ids, length, **given)

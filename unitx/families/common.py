@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from json import dumps
 from typing import Any
 
 import torch
@@ -16,6 +17,15 @@ from unitx.tokenizers.text import TextProcessor
 
 # Of most models of base size; transformers leaves out of nested configurations what is as its class has it.
 SHAPE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+# Classes that make a part of tokenizer.json anew by the fields of tokenizer_config.json; those that keep it are others.
+REBUILDERS = {"BertNormalizer": ("Bert", "DistilBert"), "ByteLevel": ("Roberta", "GPT2")}
+REBUILT = (
+    ("normalizer", "BertNormalizer", {
+        "do_lower_case": "lowercase", "strip_accents": "strip_accents",
+        "tokenize_chinese_chars": "handle_chinese_chars",
+    }),
+    ("pre_tokenizer", "ByteLevel", {"add_prefix_space": "add_prefix_space"}),
+)  # fmt: skip
 Part = tuple[Table, dict[str, Change]]
 ACTIVATIONS = {
     "gelu": "gelu",
@@ -85,7 +95,7 @@ def text_processor(folder: Folder, vocab_size: int, max_tokens: int, **options: 
     Args:
         options: other fields of `TextProcessor`.
     """
-    json = folder.read_bytes("tokenizer.json")
+    json = _as_configured(folder)
     if not json:
         return TextProcessor(max_tokens, vocabulary="ids", ids=vocab_size, **options)
     text = TextProcessor(max_tokens, vocabulary="huggingface", json=json, ids=vocab_size, **options)
@@ -93,10 +103,46 @@ def text_processor(folder: Folder, vocab_size: int, max_tokens: int, **options: 
     return text
 
 
+def _as_configured(folder: Folder) -> bytes:
+    """tokenizer.json, with what tokenizer_config.json says otherwise: transformers follows that.
+
+    Raises:
+        ValueError: it has tokens that tokenizer.json lacks.
+    """
+    json = folder.read_bytes("tokenizer.json")
+    settings = folder.read_json("tokenizer_config.json") or {}
+    if not json or not settings:
+        return json
+    found = folder.read_json("tokenizer.json")
+    added = [token["content"] for token in (settings.get("added_tokens_decoder") or {}).values()]
+    added += folder.read_json("added_tokens.json") or {}
+    known = {token["content"] for token in found.get("added_tokens") or []}
+    known |= {piece if isinstance(piece, str) else piece[0] for piece in found["model"].get("vocab", ())}
+    if lacking := sorted({*added} - known):
+        raise ValueError(
+            f"tokenizer.json lacks tokens that are added elsewhere, {lacking[:3]}: save it again with "
+            "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+        )
+    kind = settings.get("tokenizer_class") or ""
+    changed = False
+    for part, of_class, fields in REBUILT:
+        place = found.get(part) or {}
+        for theirs, ours in fields.items():
+            if place.get("type") == of_class and kind.startswith(REBUILDERS[of_class]) and theirs in settings:
+                changed |= place[ours] != settings[theirs]
+                place[ours] = settings[theirs]
+    return dumps(found, ensure_ascii=False).encode() if changed else json
+
+
 def ends(folder: Folder) -> tuple[int, ...]:
     """The ids that end a generated text: generation_config.json may name more of them than config.json."""
     found = (folder.read_json("generation_config.json") or {}).get("eos_token_id", folder.config.get("eos_token_id"))
     return () if found is None else tuple(found) if isinstance(found, list) else (found,)
+
+
+def sees_only_before(folder: Folder) -> bool:
+    """Whether a decoder is one; `is_causal: false` makes an encoder of it, as in embedding models made of decoders."""
+    return bool(folder.config.get("is_causal", True))
 
 
 def language_model(folder: Folder, theirs: str, tied: str, ties: bool) -> tuple[list[TaskInfo], Table]:
@@ -108,8 +154,10 @@ def language_model(folder: Folder, theirs: str, tied: str, ties: bool) -> tuple[
     """
     held = f"{theirs}.weight" in folder.names
     ties = bool(folder.config.get("tie_word_embeddings", ties))
-    if not held and not ties:
+    if not (held or ties) or not sees_only_before(folder):
         return [], {}
+    if held and ties:  # a head of its own counts, whatever the configuration says
+        ties = torch.equal(*folder.tensors([f"{theirs}.weight", f"{tied}.weight"]))
     # Called as in the recipe `language-model`, which so goes on with it.
     task = TaskInfo("language-model", "next_token", {"text": "text"}, options={"tied": ties})
     return [task], {"heads.language-model.head": tied if ties else theirs}
@@ -152,8 +200,8 @@ def classifier(
 
 
 def sequence_classifier(folder: Folder) -> tuple[list[TaskInfo], Part]:
-    """The same of a decoder: on the last token, without a bias."""
-    tasks, head = classifier(folder, "text", "score", Pooling("last"))
+    """The same of a decoder: on the last token that is no padding, without a bias."""
+    tasks, head = classifier(folder, "text", "score", Pooling("last", skip=folder.config.get("pad_token_id")))
     if not tasks:
         return [], ({}, {})
     return tasks, merged((head, {}), zero_bias(f"heads.{tasks[0].name}.head", folder.shape("score.weight")[0]))

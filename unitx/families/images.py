@@ -15,46 +15,65 @@ from unitx.published import Folder, Table
 from unitx.resize import Resize
 from unitx.tokenizers.image import ImageProcessor
 
-KNOWN = ("ViT", "DeiT", "Bit", "Beit", "CLIP", "Siglip", "VideoMAE")  # processors that do no more than is done here
 CLIP_PIXELS = {
     "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]
 }  # fmt: skip
+CROPPED = {"do_center_crop": True, "crop_size": 224}
+SHORTEST = CROPPED | {"size": {"shortest_edge": 224}, "default_to_square": False}
+# Processors that do no more than is done here, and what they do where a file does not say.
+PROCESSORS: dict[str, dict[str, Any]] = {
+    "ViT": {"size": 224},
+    "DeiT": CROPPED | {"size": 256, "resample": 3},
+    "Beit": {"size": 224, "crop_size": 224, "resample": 3},
+    "Bit": SHORTEST | CLIP_PIXELS | {"resample": 3},
+    "CLIP": SHORTEST | CLIP_PIXELS | {"resample": 3},
+    "Siglip": {"size": {"height": 224, "width": 224}, "default_to_square": False, "resample": 3},
+    "VideoMAE": SHORTEST,
+}
 RESAMPLE = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 
 
-def image_processor(folder: Folder, positions: LearnedPositions, patch: int, **defaults: Any) -> ImageProcessor:
+def image_processor(folder: Folder, positions: LearnedPositions, patch: int, kind: str) -> ImageProcessor:
     """The processor of the folder's preprocessor_config.json; without one, pictures are brought to the model's grid.
 
     Args:
-        defaults: what the original's processor does where the file does not say.
+        kind: whose processor the family has where the file names none.
     """
     given = preprocessor(folder, "image_processor")
     if not given:
-        sides = [side * patch for side in positions.grid]
-        square = defaults.get("default_to_square", True) or not defaults.get("do_center_crop")
+        sides, usual = [side * patch for side in positions.grid], PROCESSORS[kind]
+        square = usual.get("default_to_square", True) or not usual.get("do_center_crop")
         given = {"size": sides if square else {"shortest_edge": min(sides)}, "crop_size": sides}
-    return ImageProcessor(positions.tokens, patch=patch, positions=positions, **pixels_as(given, **defaults))
+    return ImageProcessor(positions.tokens, patch=patch, positions=positions, **pixels_as(given, kind))
 
 
-def pixels_as(given: dict[str, Any], **defaults: Any) -> dict[str, Any]:
-    """The options that bring pixels to what a published model reads, as its processor's file says."""
-    config = {"do_resize": True, "do_rescale": True, "do_normalize": True, "resample": 2, **defaults, **given}
+def pixels_as(given: dict[str, Any], kind: str) -> dict[str, Any]:
+    """The options that bring pixels to what a published model reads, as its processor's file says.
+
+    Args:
+        kind: whose processor it is where the file names none.
+    """
     try:
-        return _pixels_as(config)
-    except ValueError as error:
+        return _pixels_as(given, kind)
+    except (ValueError, TypeError) as error:
         raise ValueError(f"preprocessor_config.json: {error}") from error
 
 
-def _pixels_as(config: dict[str, Any]) -> dict[str, Any]:
-    named = str(config.get("image_processor_type") or config.get("feature_extractor_type") or "ViTImageProcessor")
+def _pixels_as(given: dict[str, Any], kind: str) -> dict[str, Any]:
+    named = str(given.get("image_processor_type") or given.get("feature_extractor_type") or f"{kind}ImageProcessor")
     kind = re.sub(r"(ImageProcessor|FeatureExtractor|VideoProcessor)(Fast|Pil)?$", "", named)
-    if kind not in KNOWN:
-        raise ValueError(f"a {named} is not known; known are those of {', '.join(KNOWN)}")
+    if kind not in PROCESSORS:
+        raise ValueError(f"a {named} is not known; known are those of {', '.join(PROCESSORS)}")
+    always = {"do_resize": True, "do_rescale": True, "do_normalize": True, "resample": 2}
+    config = always | PROCESSORS[kind] | given
     unchanged(config, use_square_size=False, crop_pct=None)
     unchanged(config, rescale_factor=1 / 255, do_pad=False)
     mean, std = [0.0] * 3, [1.0] * 3
     if config["do_normalize"]:
         mean, std = (config.get(name) or [0.5] * 3 for name in ("image_mean", "image_std"))
+    if not len(mean) == len(std) == 3:
+        raise ValueError("image_mean and image_std must be three numbers each")
+    mean, std = ([float(value) for value in values] for values in (mean, std))
     if not config["do_rescale"]:  # ours are of pixels from 0 to 1
         mean, std = ([value / 255 for value in values] for values in (mean, std))
     return {"merges": 0, "orientations": 0, "mean": mean, "std": std, "resize": _resize(config)}

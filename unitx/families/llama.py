@@ -12,6 +12,7 @@ from unitx.families.common import (
     language_model,
     merged,
     rotary_qkv,
+    sees_only_before,
     sequence_classifier,
     text_processor,
 )
@@ -37,13 +38,17 @@ TABLE: Table = {
 def llama(
     folder: Folder,
     *,
-    windows: bool = False,
     qk_norm: bool = False,
     qkv_bias: bool | None = None,
     head_size: int | None = None,
+    **fixed: Any,
 ) -> Blueprint:
-    """`windows`: whether the type has any; `head_size`: of the type, where the configuration does not say."""
-    config = folder.config if windows else {**folder.config, "sliding_window": None}
+    """
+    Args:
+        head_size: of the type, where the configuration does not say.
+        fixed: what the type has, whatever the configuration says.
+    """
+    config = folder.config | (fixed or {"sliding_window": None})
     folder.leave_off("model.")
     dim, heads = config["hidden_size"], config["num_attention_heads"]
     head_dim = config.get("head_dim") or head_size or dim // heads
@@ -54,7 +59,7 @@ def llama(
         head_size=head_dim, window=_window(config), full_layers=_full_layers(config), norm="rmsnorm",
         norm_eps=config.get("rms_norm_eps", 1e-6), qk_norm=qk_norm, qkv_bias=bias if qkv_bias is None else qkv_bias,
         out_bias=bias, mlp_bias=bool(config.get("mlp_bias", False)),
-        activation=activation(config.get("hidden_act", "silu")), gated=True, causal=True,
+        activation=activation(config.get("hidden_act", "silu")), gated=True, causal=sees_only_before(folder),
     )  # fmt: skip
     length = config.get("max_position_embeddings", 2048)
     text = text_processor(folder, config["vocab_size"], length, end=ends(folder))
@@ -72,18 +77,19 @@ def llama(
 
 @register_family("qwen2")
 def qwen2(folder: Folder) -> Blueprint:
-    return llama(folder, windows=True, qkv_bias=True)
+    return llama(folder, qkv_bias=True, attention_bias=False, mlp_bias=False)
 
 
 @register_family("qwen3")
 def qwen3(folder: Folder) -> Blueprint:
-    return llama(folder, windows=True, qk_norm=True, head_size=128)
+    return llama(folder, qk_norm=True, head_size=128, mlp_bias=False)
 
 
 def _rotary(config: dict[str, Any]) -> tuple[float, tuple[float, float, float, float] | None]:
     """The rotary base, and how frequencies are scaled."""
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    base = rope.get("rope_theta") or config.get("rope_theta", 10_000.0)
+    given = config.get("rope_parameters") or {}
+    rope = config.get("rope_scaling") or given  # which files of two versions have both; that wins
+    base = rope.get("rope_theta") or given.get("rope_theta") or config.get("rope_theta", 10_000.0)
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return base, None
@@ -102,6 +108,6 @@ def _full_layers(config: dict[str, Any]) -> tuple[int, ...]:
 
 
 def _window(config: dict[str, Any]) -> int | None:
-    """What a token sees to each side; theirs counts the token itself."""
-    wanted = config.get("use_sliding_window", config.get("sliding_window") is not None)
-    return config["sliding_window"] - 1 if wanted and config.get("sliding_window") else None
+    """What a token sees to each side; theirs counts the token itself where it sees what came before alone."""
+    wanted = config.get("use_sliding_window") and config.get("sliding_window")
+    return config["sliding_window"] - bool(config.get("is_causal", True)) if wanted else None

@@ -50,7 +50,7 @@ def timm(folder: Folder) -> Blueprint:
     if not NAMES.fullmatch(name):
         raise ValueError(f"the architecture '{name}' is not known; known are vit_*, deit_* and deit3_* of a plain kind")
     unchanged(args, in_chans=3, act_layer=None, norm_layer=None, qk_norm=False, pos_embed="learn",
-              pool_include_prefix=False)  # fmt: skip
+              pool_include_prefix=False, dynamic_img_pad=False)  # fmt: skip
     backbone = _backbone(folder, name, args)
     positions, patch, positioned = _positions(folder, args, backbone)
     pooling = _pooling(folder, args, positions.class_tokens, backbone)

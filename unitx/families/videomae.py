@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from einops import rearrange
@@ -59,9 +57,8 @@ def _processor(folder: Folder) -> VideoProcessor:
     positions = LearnedPositions((frames // tubelet, height // patch, width // patch))
     files = [folder.read_json(f"{name}.json") or {} for name in ("video_preprocessor_config", "preprocessor_config")]
     given = files[0] or files[1] or (folder.read_json("processor_config.json") or {}).get("video_processor", {})
-    defaults: dict[str, Any] = {"default_to_square": False, "size": min(height, width), "do_center_crop": True}
-    defaults["crop_size"] = {"height": height, "width": width}
-    pixels = pixels_as(given, **defaults)
+    own = {"size": {"shortest_edge": min(height, width)}, "crop_size": {"height": height, "width": width}}
+    pixels = pixels_as(given or own, "VideoMAE")
     sides = pixels["resize"].crop or pixels["resize"].size
     if len(sides) == 2 and [side // patch for side in sides] != [height // patch, width // patch]:
         raise ValueError(f"preprocessor_config.json gives frames of {sides}, and the model reads {(height, width)}")

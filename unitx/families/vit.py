@@ -6,7 +6,6 @@ from typing import Any
 
 from unitx.families.common import SHAPE, activation, averaged, classifier, embedding, merged, pre_norm, unchanged
 from unitx.families.images import (
-    CLIP_PIXELS,
     image_processor,
     pair,
     patch_weights,
@@ -50,8 +49,8 @@ IGNORED = r"mask_token$|^decoder\."  # of masked pre-training
 
 
 @register_family("vit")
-def vit(folder: Folder, tokens: tuple[str, ...] = ("cls_token",), **processor: Any) -> Blueprint:
-    """`tokens`: the names of the class tokens; `processor`: what its processor does where its file does not say."""
+def vit(folder: Folder, tokens: tuple[str, ...] = ("cls_token",), processor: str = "ViT") -> Blueprint:
+    """`tokens`: the names of the class tokens; `processor`: whose it has where its file names none."""
     config = SHAPE | folder.config
     folder.leave_off("vit.", "deit.", renamed=MODULES)
     positions, patch = _positions(config, len(tokens))
@@ -64,7 +63,7 @@ def vit(folder: Folder, tokens: tuple[str, ...] = ("cls_token",), **processor: A
     tasks, head = classifier(folder, "image", "classifier", Pooling("first"))
     names = tuple(f"embeddings.{name}" for name in tokens)
     table, change = position_tables("embeddings.position_embeddings", names, own=len(names))
-    image = image_processor(folder, positions, patch, **{"size": 224, **processor})
+    image = image_processor(folder, positions, patch, processor)
     return Blueprint(
         backbone, {"image": image}, [*tasks, embedding("image", pooling)], VIT | table | head,
         change | {"tokenizers.image.stem.embed": patch_weights}, IGNORED,
@@ -73,10 +72,7 @@ def vit(folder: Folder, tokens: tuple[str, ...] = ("cls_token",), **processor: A
 
 @register_family("deit")
 def deit(folder: Folder) -> Blueprint:
-    plan = vit(
-        folder, ("cls_token", "distillation_token"),
-        size=256, do_center_crop=True, crop_size=224, resample=3,
-    )  # fmt: skip
+    plan = vit(folder, ("cls_token", "distillation_token"), "DeiT")
     heads = ("cls_classifier", "distillation_classifier")
     if f"{heads[0]}.weight" in folder.names:  # whose answers are averaged
         plan.tasks[:0], head = classifier(folder, "image", heads, Pooling("concat", first=2))
@@ -110,10 +106,7 @@ def dinov2(folder: Folder, registers: int = 0) -> Blueprint:
         scaled("backbone.blocks.{i}.attn.out", f"{LAYER}attention.output.dense", f"{LAYER}layer_scale1.lambda1"),
         scaled("backbone.blocks.{i}.mlp.down", down, f"{LAYER}layer_scale2.lambda1"),
     )
-    image = image_processor(
-        folder, positions, patch, size={"shortest_edge": 224}, default_to_square=False, do_center_crop=True,
-        crop_size=224, resample=3, **CLIP_PIXELS,
-    )  # fmt: skip
+    image = image_processor(folder, positions, patch, "Bit")
     return Blueprint(
         backbone, {"image": image}, [*tasks, embedding("image", Pooling("first"))], table, change, IGNORED,
     )  # fmt: skip
