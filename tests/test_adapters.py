@@ -118,6 +118,47 @@ def test_an_adapter_on_a_model_of_pictures(case: str, given: dict[str, Any], tmp
     assert (ours.hidden_states(items)[0] - plain).abs().max() > 0.1
 
 
+CLASSIFYING: list[tuple[str, str, Any, dict[str, Any]]] = [
+    ("bert", "SEQ_CLS", hf.BertForSequenceClassification, {"target_modules": ["query", "value"]}),
+    ("llama", "SEQ_CLS", hf.LlamaForSequenceClassification, {"target_modules": QKV}),
+    ("roberta", "SEQ_CLS", hf.RobertaForSequenceClassification, {"target_modules": ["key"], "num_labels": 5}),
+]
+
+
+@pytest.mark.parametrize(("case", "task", "make", "given"), CLASSIFYING, ids=str)
+@torch.no_grad()
+def test_an_adapter_may_bring_the_classifier_that_its_base_lacks(
+    case: str, task: str, make: Any, given: dict[str, Any], tmp_path: Path
+) -> None:
+    published(case, tmp_path / "base")
+    labels = given.pop("num_labels", 3)
+    whole = make.from_pretrained(tmp_path / "base", num_labels=labels)
+    original = adapted(whole, tmp_path / "adapter", task_type=task, **given)
+    asked = [ids for ids in sequences() if whole.config.pad_token_id not in ids.tolist()]
+    theirs = torch.cat([original(ids[None]).logits.softmax(-1) for ids in asked])
+    ours = Model.from_pretrained(tmp_path / "adapter", "cpu")
+    np.testing.assert_allclose(ours.predict_proba(asked, "text-classify"), theirs, atol=1e-5)
+
+
+@torch.no_grad()
+def test_an_adapter_may_bring_a_classifier_of_pictures(tmp_path: Path) -> None:
+    drawn(*IMAGES["vit"]).save_pretrained(tmp_path / "base")
+    whole = hf.ViTForImageClassification.from_pretrained(tmp_path / "base", num_labels=4)
+    original = adapted(whole, tmp_path / "adapter", target_modules=["q_proj"], modules_to_save=["classifier"])
+    items = list(torch.randn(2, 3, whole.config.image_size, whole.config.image_size))
+    ours = Model.from_pretrained(tmp_path / "adapter", "cpu")
+    theirs = original(torch.stack(items)).logits.softmax(-1)
+    np.testing.assert_allclose(ours.predict_proba(items, "image-classify"), theirs, atol=1e-5)
+
+
+def test_an_adapter_that_answers_for_each_token_brings_no_classifier(tmp_path: Path) -> None:
+    published("bert", tmp_path / "base")
+    whole = hf.BertForTokenClassification.from_pretrained(tmp_path / "base", num_labels=3)
+    adapted(whole, tmp_path / "adapter", task_type="TOKEN_CLS", target_modules=["query"])
+    with pytest.raises(UnitxError, match=r"\['classifier.bias', 'classifier.weight'\]; .* a head that is not taken"):
+        Model.from_pretrained(tmp_path / "adapter", "cpu")
+
+
 @torch.no_grad()
 def test_what_an_adapter_does_to_whispers_decoder_is_left(tmp_path: Path) -> None:
     _, config, extractor = AUDIO["whisper"]
@@ -340,7 +381,8 @@ SPOILED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "empty": (tensors(lambda found: {"base_model.model.pooler.dense.bias": torch.zeros(36)}), r"holds no adapter"),
     "half a pair": (tensors(lambda found: {n: v for n, v in found.items() if n != f"{QUERY}.lora_B.weight"}),
                     r"layer\.0\.attention\.self\.query' has \{'lora_A': \(4, 36\)\}"),
-    "left over": (more("classifier.weight", 2, 36), r"changes what its base .*\['classifier\.weight'\]"),
+    "left over": (more("gate.weight", 2, 36), r"changes what its base .*\['gate\.weight'\]"),
+    "half a head": (more("classifier.weight", 2, 36), r"lacks the tensor 'classifier\.bias'"),
     "a base layer": (more("embeddings.word_embeddings.base_layer.weight", 2, 2), r"word_embeddings\.weight' as \(2, 2"),
     "an embedding's": (more("embeddings.word_embeddings.lora_embedding_A", 4, 9), r"lora_embedding_A', which is not"),
     "a magnitude": (more("encoder.lora_magnitude_vector.weight", 36), r"lora_magnitude_vector.weight', which is not"),

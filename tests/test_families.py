@@ -114,6 +114,22 @@ def test_fields_that_files_of_several_versions_have(case: str, edits: dict, with
         torch.testing.assert_close(ours, original(ids[None]).last_hidden_state[0], atol=1e-4, rtol=0)
 
 
+@torch.no_grad()
+def test_a_shared_table_may_be_stored_as_the_heads(tmp_path: Path) -> None:
+    make, config = CASES["llama, odd"]
+    original = drawn(make, config)
+    original.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["lm_head.weight"] = weights.pop("model.embed_tokens.weight")
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    ids, model = sequences()[0], Model.from_pretrained(tmp_path, "cpu")
+    states = model.hidden_states([ids])[0]
+    torch.testing.assert_close(states, original.base_model(ids[None]).last_hidden_state[0], atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        model.head("language-model").next_logits(states), original(ids[None]).logits[0], atol=1e-4, rtol=0
+    )
+
+
 @pytest.mark.parametrize("case", ["gpt2, odd", "llama, odd"])
 @torch.no_grad()
 def test_a_head_of_its_own_counts_whatever_the_configuration_says(case: str, tmp_path: Path) -> None:

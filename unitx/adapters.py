@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,8 @@ KNOWN = set(
     "layers_to_transform layers_pattern megatron_core runtime_config qalora_group_size eva_config ensure_weight_tying "
     "bias init_lora_weights".split()
 )
+CLASSIFIER = re.compile(r"((pre_|cls_|distillation_)?classifier|projector|score|head)\..+")
+OTHER_TASKS = ("TOKEN_CLS", "QUESTION_ANS")  # whose heads have a classifier's names, and answer for each token
 HARMLESS_INIT = (True, False, "gaussian", "eva", "orthogonal")  # the others change the base as well
 
 
@@ -57,6 +59,7 @@ class Adapter:
 
     Attributes:
         base, revision: where the base is, and which one of the hub.
+        task: what it was made for, in peft's words.
         pairs: weight → what is added to it.
         whole: tensors that stand in place of the base's.
         unused: names of either that change something, and that no tensor of the base has asked for yet.
@@ -65,6 +68,7 @@ class Adapter:
     folder: Path
     base: str
     revision: str | None
+    task: str | None
     pairs: dict[str, LowRank]
     whole: dict[str, Tensor]
     unused: set[str] = field(init=False)
@@ -77,7 +81,20 @@ class Adapter:
         """The same with other names."""
         pairs = {rename(name): pair for name, pair in self.pairs.items()}
         whole = {rename(name): value for name, value in self.whole.items()}
-        return Adapter(self.folder, self.base, self.revision, pairs, whole)
+        return replace(self, pairs=pairs, whole=whole)
+
+    def head(self, names: Collection[str]) -> dict[str, str]:
+        """What it has of a classifier that the base lacks: each tensor's name in its file → in the base.
+
+        Args:
+            names: of the base's tensors.
+        """
+
+        def is_there(name: str) -> bool:  # names may begin with the module that a head stands on
+            return any(f".{name}".endswith(f".{one}") or f".{one}".endswith(f".{name}") for one in names)
+
+        found = [] if self.task in OTHER_TASKS else filter(CLASSIFIER.fullmatch, self.whole)
+        return {PREFIX + name: name for name in found if not is_there(name)}
 
     def adapted(self, name: str, value: Tensor, fan_in_fan_out: bool = False) -> Tensor:
         """A tensor of the base as the adapter changes it.
@@ -143,7 +160,8 @@ def read_adapter(folder: Path) -> Adapter:
         raise UnitxError(f"{folder} cannot be read as an adapter ({error}): copy it again from its source") from error
     if not config.get("base_model_name_or_path"):
         raise UnitxError(f"{folder / ADAPTER_CONFIG} names no base: write its folder or id as base_model_name_or_path")
-    return Adapter(folder, str(config["base_model_name_or_path"]), config.get("revision"), pairs, whole)
+    base, revision = str(config["base_model_name_or_path"]), config.get("revision")
+    return Adapter(folder, base, revision, config.get("task_type"), pairs, whole)
 
 
 def _check_supported(config: Any, file: Path) -> None:
@@ -227,7 +245,9 @@ def load_adapter(folder: Path, **hub: Any) -> Model | Towers:
     own = (folder / CONFIG).is_file() and not is_published(read_config(folder, weights=False))
     model: Model | Towers
     if not own and not is_adapter(base) and is_published(config := read_config(base)):
-        model = load_published(Folder(base, config, above=folder), adapter)
+        published = Folder(base, config, above=folder)
+        published.add_head(folder / ADAPTER_WEIGHTS, adapter.head(published.files))
+        model = load_published(published, adapter)
     else:
         try:
             model = Model.from_pretrained(base, "cpu", **hub)

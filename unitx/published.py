@@ -89,6 +89,7 @@ class Folder:
         self.path, self.config = path, config
         self.places = [path] if above is None else [above, path]
         self.files = _tensor_files(path)
+        self._heads: dict[str, str] = {}
         self.leave_off()
 
     def leave_off(self, *prefixes: str, renamed: dict[str, str] | None = None) -> None:
@@ -106,8 +107,15 @@ class Folder:
         self.files |= _tensor_files(self.path / part)
         self.leave_off(*self._prefixes, renamed=self._renamed)
 
+    def add_head(self, file: Path, names: dict[str, str]) -> None:
+        """Take tensors of an adapter's file, a head that the base lacks: their names there → in the base."""
+        self.files |= dict.fromkeys(names, file)
+        self._heads = names
+        self.leave_off(*self._prefixes, renamed=self._renamed)
+
     def bare(self, name: str) -> str:
         """What a tensor is called in tables; norms of old checkpoints have other leaves."""
+        name = self._heads.get(name, name)
         for prefix in self._prefixes:
             name = name.removeprefix(prefix)
         for pattern, instead in self._renamed.items():

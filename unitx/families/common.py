@@ -156,7 +156,9 @@ def language_model(folder: Folder, theirs: str, tied: str, ties: bool) -> tuple[
     ties = bool(folder.config.get("tie_word_embeddings", ties))
     if not (held or ties) or not sees_only_before(folder):
         return [], {}
-    if held and ties:  # a head of its own counts, whatever the configuration says
+    if held and ties:  # what they share may be stored under either name
+        folder.names.setdefault(f"{tied}.weight", folder.names[f"{theirs}.weight"])
+        # A head of its own counts, whatever the configuration says.
         ties = torch.equal(*folder.tensors([f"{theirs}.weight", f"{tied}.weight"]))
     # Called as in the recipe `language-model`, which so goes on with it.
     task = TaskInfo("language-model", "next_token", {"text": "text"}, options={"tied": ties})
