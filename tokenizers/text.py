@@ -218,7 +218,7 @@ class TextProcessor(Processor):
         none: what ends a text then begins it, too (as in GPT-2's training, Radford et al. 2019)."""
         begin = self.prompt("")
         before: Any = [] if features[: len(begin)].tolist() == begin.tolist() else begin
-        after = [] if features[-1] in self.ends else [self.eos]
+        after = [] if len(features) and features[-1] in self.ends else [self.eos]
         return np.concatenate([before, features, after]).astype(np.int64)
 
     def cut(self, features: np.ndarray, rng: np.random.Generator | None = None) -> Pieces:

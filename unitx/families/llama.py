@@ -34,8 +34,7 @@ TABLE: Table = {
 }
 
 
-@register_family("llama")
-def llama(
+def decoder(
     folder: Folder,
     *,
     qk_norm: bool = False,
@@ -43,12 +42,13 @@ def llama(
     head_size: int | None = None,
     **fixed: Any,
 ) -> Blueprint:
-    """
+    """What the three have in common.
+
     Args:
         head_size: of the type, where the configuration does not say.
         fixed: what the type has, whatever the configuration says.
     """
-    config = folder.config | (fixed or {"sliding_window": None})
+    config = folder.config | fixed
     folder.leave_off("model.")
     dim, heads = config["hidden_size"], config["num_attention_heads"]
     head_dim = config.get("head_dim") or head_size or dim // heads
@@ -75,14 +75,19 @@ def llama(
     return Blueprint(backbone, {"text": text}, classifiers or tasks, table, change, ignored)
 
 
+@register_family("llama")
+def llama(folder: Folder) -> Blueprint:
+    return decoder(folder, sliding_window=None)
+
+
 @register_family("qwen2")
 def qwen2(folder: Folder) -> Blueprint:
-    return llama(folder, qkv_bias=True, attention_bias=False, mlp_bias=False)
+    return decoder(folder, qkv_bias=True, attention_bias=False, mlp_bias=False)
 
 
 @register_family("qwen3")
 def qwen3(folder: Folder) -> Blueprint:
-    return llama(folder, qk_norm=True, head_size=128, mlp_bias=False)
+    return decoder(folder, qk_norm=True, head_size=128, mlp_bias=False)
 
 
 def _rotary(config: dict[str, Any]) -> tuple[float, tuple[float, float, float, float] | None]:
