@@ -55,13 +55,18 @@ def test_a_language_model_says_what_the_original_says(pair: tuple[Any, Model, Pa
         torch.testing.assert_close(head.next_logits(vectors), theirs, atol=1e-4, rtol=0)
 
 
+def answering(case: tuple[Any, Any], folder: Path, asked: list[torch.Tensor]) -> tuple[Any, Model, torch.Tensor]:
+    """An original that answers for a whole sequence, what we make of its folder, and its logits."""
+    original = drawn(*case)
+    original.save_pretrained(folder)
+    logits = torch.cat([original(ids[None]).logits for ids in asked])
+    return original, Model.from_pretrained(folder, "cpu"), logits
+
+
 @pytest.mark.parametrize("name", CLASSIFIERS)
 @torch.no_grad()
 def test_a_classifier_answers_as_the_original(name: str, tmp_path: Path) -> None:
-    original = drawn(*CLASSIFIERS[name])
-    original.save_pretrained(tmp_path)
-    model = Model.from_pretrained(tmp_path, "cpu")
-    logits = torch.cat([original(ids[None]).logits for ids in sequences()])
+    original, model, logits = answering(CLASSIFIERS[name], tmp_path, sequences())
     each = original.config.problem_type or logits.shape[1] == 1
     theirs = logits.sigmoid() if each else logits.softmax(-1)
     np.testing.assert_allclose(model.predict_proba(sequences(), "text-classify"), theirs, atol=1e-5)
@@ -74,21 +79,16 @@ def test_a_classifier_answers_as_the_original(name: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("name", REGRESSORS)
 @torch.no_grad()
 def test_a_published_model_that_answers_in_numbers_does_so(name: str, tmp_path: Path) -> None:
-    original = drawn(*REGRESSORS[name])
-    original.save_pretrained(tmp_path)
-    model = Model.from_pretrained(tmp_path, "cpu")
-    theirs = torch.cat([original(ids[None]).logits for ids in sequences()])
+    _, model, theirs = answering(REGRESSORS[name], tmp_path, sequences())
     ours = [[answer.score for answer in found] for found in model.predict(sequences(), "text-regress")]
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
 @torch.no_grad()
 def test_a_decoder_classifies_by_the_last_token_that_is_no_padding(tmp_path: Path) -> None:
-    original = drawn(*CLASSIFIERS["llama, padded"])
-    original.save_pretrained(tmp_path)
     asked = [torch.tensor(ids) for ids in ([5, 6, 7, 7], [5, 6], [5, 7, 6], [7, 7], [7, 6, 7])]
-    theirs = torch.cat([original(ids[None]).logits.softmax(-1) for ids in asked])
-    np.testing.assert_allclose(Model.from_pretrained(tmp_path, "cpu").predict_proba(asked), theirs, atol=1e-5)
+    _, model, logits = answering(CLASSIFIERS["llama, padded"], tmp_path, asked)
+    np.testing.assert_allclose(model.predict_proba(asked), logits.softmax(-1), atol=1e-5)
 
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,

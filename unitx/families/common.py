@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from json import dumps
 from typing import Any
 
@@ -17,14 +17,13 @@ from unitx.tokenizers.text import TextProcessor
 
 # Of most models of base size; transformers leaves out of nested configurations what is as its class has it.
 SHAPE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
-# Classes that make a part of tokenizer.json anew by the fields of tokenizer_config.json; those that keep it are others.
-REBUILDERS = {"BertNormalizer": ("Bert", "DistilBert"), "ByteLevel": ("Roberta", "GPT2")}
+# Parts of tokenizer.json that some classes, by how their names begin, make anew by fields of tokenizer_config.json.
 REBUILT = (
-    ("normalizer", "BertNormalizer", {
+    ("normalizer", "BertNormalizer", ("Bert", "DistilBert"), {
         "do_lower_case": "lowercase", "strip_accents": "strip_accents",
         "tokenize_chinese_chars": "handle_chinese_chars",
     }),
-    ("pre_tokenizer", "ByteLevel", {"add_prefix_space": "add_prefix_space"}),
+    ("pre_tokenizer", "ByteLevel", ("Roberta", "GPT2"), {"add_prefix_space": "add_prefix_space"}),
 )  # fmt: skip
 Part = tuple[Table, dict[str, Change]]
 ACTIVATIONS = {
@@ -123,14 +122,13 @@ def _as_configured(folder: Folder) -> bytes:
             f"tokenizer.json lacks tokens that are added elsewhere, {lacking[:3]}: save it again with "
             "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
         )
-    kind = settings.get("tokenizer_class") or ""
     changed = False
-    for part, of_class, fields in REBUILT:
+    for part, kind, classes, fields in REBUILT:
         place = found.get(part) or {}
-        for theirs, ours in fields.items():
-            if place.get("type") == of_class and kind.startswith(REBUILDERS[of_class]) and theirs in settings:
-                changed |= place[ours] != settings[theirs]
-                place[ours] = settings[theirs]
+        if place.get("type") == kind and (settings.get("tokenizer_class") or "").startswith(classes):
+            wanted = {ours: settings[theirs] for theirs, ours in fields.items() if theirs in settings}
+            changed |= place != place | wanted
+            place |= wanted
     return dumps(found, ensure_ascii=False).encode() if changed else json
 
 
@@ -140,9 +138,9 @@ def ends(folder: Folder) -> tuple[int, ...]:
     return () if found is None else tuple(found) if isinstance(found, list) else (found,)
 
 
-def sees_only_before(folder: Folder) -> bool:
+def sees_only_before(config: dict[str, Any]) -> bool:
     """Whether a decoder is one; `is_causal: false` makes an encoder of it, as in embedding models made of decoders."""
-    return bool(folder.config.get("is_causal", True))
+    return bool(config.get("is_causal", True))
 
 
 def language_model(folder: Folder, theirs: str, tied: str, ties: bool) -> tuple[list[TaskInfo], Table]:
@@ -154,7 +152,7 @@ def language_model(folder: Folder, theirs: str, tied: str, ties: bool) -> tuple[
     """
     held = f"{theirs}.weight" in folder.names
     ties = bool(folder.config.get("tie_word_embeddings", ties))
-    if not (held or ties) or not sees_only_before(folder):
+    if not (held or ties) or not sees_only_before(folder.config):
         return [], {}
     if held and ties:  # what they share may be stored under either name
         folder.names.setdefault(f"{tied}.weight", folder.names[f"{theirs}.weight"])
@@ -189,14 +187,14 @@ def classifier(
     labels = [str(names.get(str(i), f"LABEL_{i}")) for i in range(count)]
     if len(set(labels)) < count:
         labels = [f"{label} ({i})" for i, label in enumerate(labels)]
-    problem, options = folder.config.get("problem_type"), {"pooling": asdict(pooling)}
-    kind = "regress" if problem == "regression" else "classify"
-    info = TaskInfo(f"{modality}-{kind}", kind, {modality: modality}, "label", options=options)
-    if kind == "regress":
-        info = replace(info, facts={"mean": [0.0] * count, "std": [1.0] * count})
-    else:
-        multi = problem == "multi_label_classification" or count == 1  # one label alone is a yes or no (rerankers)
-        info = replace(info, labels=labels, options=options | ({"multi_label": True} if multi else {}))
+    problem = folder.config.get("problem_type")
+    options: dict[str, Any] = {"pooling": asdict(pooling)}
+    kind, facts = "classify", {}
+    if problem == "regression":
+        kind, labels, facts = "regress", [], {"mean": [0.0] * count, "std": [1.0] * count}
+    elif problem == "multi_label_classification" or count == 1:  # one label alone is a yes or no (rerankers)
+        options["multi_label"] = True
+    info = TaskInfo(f"{modality}-{kind}", kind, {modality: modality}, "label", labels, options=options, facts=facts)
     parts = {f"heads.{info.name}.pooler.steps.{i}": step for i, step in enumerate(steps) if step}
     return [info], {f"heads.{info.name}.head": theirs, **parts}
 

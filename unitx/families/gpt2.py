@@ -39,7 +39,7 @@ def gpt2(folder: Folder) -> Blueprint:
     backbone = BackboneConfig(
         dim, config["n_layer"], config["n_head"], mlp_ratio=(config.get("n_inner") or 4 * dim) / dim, rotary_base=None,
         norm_bias=True, norm_eps=config.get("layer_norm_epsilon", 1e-5), qk_norm=False, qkv_bias=True, out_bias=True,
-        activation=activation(config.get("activation_function", "gelu_new")), causal=sees_only_before(folder),
+        activation=activation(config.get("activation_function", "gelu_new")), causal=sees_only_before(config),
     )  # fmt: skip
     text = text_processor(folder, config["vocab_size"], positions, positions=positions, end=ends(folder))
     tasks, head = language_model(folder, "lm_head", tied="wte", ties=True)

@@ -59,7 +59,7 @@ def decoder(
         head_size=head_dim, window=_window(config), full_layers=_full_layers(config), norm="rmsnorm",
         norm_eps=config.get("rms_norm_eps", 1e-6), qk_norm=qk_norm, qkv_bias=bias if qkv_bias is None else qkv_bias,
         out_bias=bias, mlp_bias=bool(config.get("mlp_bias", False)),
-        activation=activation(config.get("hidden_act", "silu")), gated=True, causal=sees_only_before(folder),
+        activation=activation(config.get("hidden_act", "silu")), gated=True, causal=sees_only_before(config),
     )  # fmt: skip
     length = config.get("max_position_embeddings", 2048)
     text = text_processor(folder, config["vocab_size"], length, end=ends(folder))
@@ -115,4 +115,4 @@ def _full_layers(config: dict[str, Any]) -> tuple[int, ...]:
 def _window(config: dict[str, Any]) -> int | None:
     """What a token sees to each side; theirs counts the token itself where it sees what came before alone."""
     wanted = config.get("use_sliding_window") and config.get("sliding_window")
-    return config["sliding_window"] - bool(config.get("is_causal", True)) if wanted else None
+    return config["sliding_window"] - sees_only_before(config) if wanted else None
