@@ -165,9 +165,9 @@ def test_cpu_in_bf16_stays_near_the_float32_truth() -> None:
 def test_cuda_agrees() -> None:
     tolerances = {torch.bfloat16: 3e-2, torch.float16: 4e-3, torch.float32: 1e-5}
     batches = [EVERY_KIND, [(9, 9), (4, 4)], [(9, 0), (700, 0)]]
-    for dtype, shapes, kv_heads, window in product(tolerances, batches, (4, 2), (None, 7, 300)):
+    for dtype, shapes, kv_heads, window, d in product(tolerances, batches, (4, 2), (None, 7, 300), (16, 6)):
         layout = layout_of(shapes, "cuda")
-        qkv = random_qkv(layout, 4, kv_heads, 16, dtype)
+        qkv = random_qkv(layout, 4, kv_heads, d, dtype)
         truth = [x.detach().float().requires_grad_() for x in qkv]
         expected = forward_and_backward(reference_attention, truth, layout, window)
         found = forward_and_backward(attention, qkv, layout, window)

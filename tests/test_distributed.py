@@ -31,6 +31,10 @@ from unitx.sharding import sharding_of
 from unitx.trainer import Run, Trainer
 from unitx.training import finetune, train
 
+pytestmark = pytest.mark.skipif(
+    torch.cuda.device_count() == 1, reason="two processes want two devices: CUDA_VISIBLE_DEVICES= takes processors"
+)
+
 # What each of two processes holds: other numbers of rows, a task that one of them lacks, and a modality.
 ROWS: list[list[tuple[str, dict[str, Any]]]] = [
     [("pairs", {"image": picture(i), "text": f"text {i % 3}"}) for i in range(4)],

@@ -92,7 +92,7 @@ def test_a_tokenizer_that_no_task_reads_stays_as_it_is(tmp_path: Path, base: Pat
 
 
 def test_a_new_modality_on_a_model_of_texts(tmp_path: Path, base: Path, rows: list[dict[str, Any]]):
-    before = Model.from_pretrained(base, "cpu")
+    before = Model.from_pretrained(base)
     made = {"data": rows, "tune": "head", "steps": 40, "lr": 1e-2}
     run = further(base, {"colour": COLOUR}, tmp_path / "run", **made)
     assert run.model.modalities == ["image", "text"] and run.model.tasks == ["topic", "meaning", "colour"]
@@ -105,10 +105,10 @@ def test_a_new_modality_on_a_model_of_texts(tmp_path: Path, base: Path, rows: li
 
 @pytest.mark.parametrize("tune", ["lora", "head"])
 def test_frozen_text_gives_what_it_gave(tmp_path: Path, base: Path, rows: list[dict[str, Any]], tune: str):
-    before = Model.from_pretrained(base, "cpu")
+    before = Model.from_pretrained(base)
     tasks = {"colour": COLOUR, "both": TaskRecipe("classify", reads="image,text", label="label")}
     run = further(base, tasks, tmp_path / "run", data=rows, tune=tune, freeze="text", steps=8, lr=1e-2)
-    for model in (run.model, Model.from_pretrained(run.folder, "cpu")):
+    for model in (run.model, Model.from_pretrained(run.folder)):
         assert np.array_equal(before.embed(TEXTS, "text"), model.embed(TEXTS, "text"))
         assert np.array_equal(before.predict_proba(TEXTS, "topic"), model.predict_proba(TEXTS, "topic"))
         for a, b in zip(before.hidden_states(TEXTS, "text"), model.hidden_states(TEXTS, "text"), strict=True):
@@ -183,7 +183,7 @@ HEARD = {"tune": "head", "freeze": "image,text", "steps": 120, "lr": 1e-2}
 def test_a_new_modality_learns_the_frozen_space(
     tmp_path: Path, spaces: dict[str, Path], seen: list, space: str, reads: str, label: str | None, tune: str
 ):
-    before = Model.from_pretrained(spaces[space], "cpu")
+    before = Model.from_pretrained(spaces[space])
     concepts = before.labels("senses")
     # Under a name of the recipe's own, as the recipe `align` comes.
     tasks = {"align": TaskRecipe("align", reads=reads, label=label)}
@@ -359,7 +359,7 @@ def test_a_model_with_adapters_trains_further(tmp_path: Path, base: Path, rows: 
     run = further(first.folder, {"again": COLOUR}, tmp_path / "two", data=rows, tune=second, freeze=freeze)
     assert run.model.tasks == ["topic", "meaning", "colour", "again"]
     if freeze:
-        before = Model.from_pretrained(base, "cpu")
+        before = Model.from_pretrained(base)
         assert np.array_equal(before.embed(TEXTS, "text"), run.model.embed(TEXTS, "text"))
     Model.from_pretrained(run.folder, "cpu")
 
@@ -508,7 +508,7 @@ def test_a_new_tokenizer_of_video_has_them_too(tmp_path: Path):
     run = _on_texts(tmp_path, "video", _sweeps(100, 0), _sweeps(40, 1), 512, tokenizer)
     assert run.model.processors["video"].positions.grid == (4, 3, 3)
     assert run.metrics["video-classify/accuracy"] > 0.95
-    again = unitx.Model.from_pretrained(run.folder, "cpu")
+    again = unitx.Model.from_pretrained(run.folder)
     clip = _sweeps(1, 2)[0]["video"]
     np.testing.assert_array_equal(again.embed([clip]), run.model.embed([clip]))
 

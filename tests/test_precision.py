@@ -7,7 +7,7 @@ import torch
 from small_models import CLASSES, STORIES, picture, small_model
 
 from unitx import precision
-from unitx.backbone import Linear
+from unitx.backbone import Follower, Linear
 from unitx.model import Model
 from unitx.precision import DTYPES, answering, choose_precision
 
@@ -36,8 +36,8 @@ def test_a_real_measurement_ends_in_one_of_them():
     assert name in DTYPES and "\n" not in why
 
 
-def copies(model: Model) -> list[torch.Tensor | None]:
-    return [module.copy for module in model.modules() if isinstance(module, Linear)]
+def copies(model: Model) -> list[tuple[torch.Tensor, torch.Tensor | None] | None]:
+    return [module.copies for module in model.modules() if isinstance(module, Follower)]
 
 
 def test_weights_are_cast_once_for_many_answers_and_change_none():
@@ -46,7 +46,8 @@ def test_weights_are_cast_once_for_many_answers_and_change_none():
     model.compute_dtype = torch.bfloat16
     expected = model.embed(batches, batch_tokens=8)
     with answering(model):
-        assert all(copy is not None and copy.dtype == torch.bfloat16 for copy in copies(model))
+        casts = [x for weight_and_bias in copies(model) for x in weight_and_bias]
+        assert {x.dtype for x in casts if x is not None} == {torch.bfloat16} and any(x is None for x in casts)
         assert not model.training
         assert (model.embed(batches[:1]) == expected[:1]).all()
     assert copies(model) == [None] * len(copies(model))
@@ -57,10 +58,10 @@ def test_weights_are_cast_once_for_many_answers_and_change_none():
 
 def test_a_copy_is_for_its_own_format_only():
     linear = Linear(4, 3)
-    linear.copy = torch.zeros(3, 4, dtype=torch.bfloat16)
+    linear.copies = torch.zeros(3, 4, dtype=torch.bfloat16), torch.ones(3, dtype=torch.bfloat16)
     x = torch.randn(2, 4)
     assert torch.equal(linear(x), torch.nn.functional.linear(x, linear.weight, linear.bias))
-    assert torch.equal(linear(x.bfloat16()), linear.bias.bfloat16().expand(2, 3))
+    assert torch.equal(linear(x.bfloat16()), torch.ones(2, 3, dtype=torch.bfloat16))
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -93,7 +93,7 @@ def test_the_best_model_is_kept(tmp_path: Path, photos: str, monkeypatch: pytest
 
     def score(model: Model, *_: Any) -> tuple[dict[str, float], Notes]:
         value = next(told)
-        kept[value] = {name: p.detach().clone() for name, p in model.state_dict().items()}
+        kept[value] = {name: p.detach().cpu().clone() for name, p in model.state_dict().items()}
         return {"accuracy": value}, Notes()
 
     monkeypatch.setattr("unitx.trainer.score", score)
@@ -194,7 +194,7 @@ def test_one_step_moves_the_weights_as_a_plain_loop_does(tmp_path: Path, rows: s
     begun = Trainer._step
 
     def watched(self: Trainer, batches: list) -> dict[str, float]:
-        seen.update(batches=batches, before={n: p.detach().clone() for n, p in self.model.named_parameters()})
+        seen.update(batches=batches, before={n: p.detach().cpu().clone() for n, p in self.model.named_parameters()})
         return begun(self, batches)
 
     monkeypatch.setattr(Trainer, "_step", watched)

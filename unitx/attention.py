@@ -16,6 +16,8 @@ from torch import Tensor
 
 from unitx.tokens import Group, Layout, visible
 
+FLASH_HEADS = range(8, 257, 8)  # widths of a head that flash attention takes as they are
+
 
 def attention(q: Tensor, k: Tensor, v: Tensor, layout: Layout, window: int | None = None) -> Tensor:
     """Attention within each sequence of a packed batch.
@@ -28,7 +30,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, layout: Layout, window: int | Non
 
     Returns: (N, heads, d).
     """
-    if q.is_cuda and q.dtype in (torch.float16, torch.bfloat16):
+    if q.is_cuda and q.dtype in (torch.float16, torch.bfloat16) and q.shape[-1] in FLASH_HEADS:
         return flash_attention(q, k, v, layout, window)
     return grouped_attention(q, k, v, layout, window)
 
@@ -188,9 +190,7 @@ class Cache:
         longest = max(self.lengths[i] + n for i, n in zip(layout.order, layout.lengths, strict=True))
         if longest > self.keys.shape[3]:
             raise ValueError(f"a sequence of {longest} tokens does not fit a cache with room for {self.keys.shape[3]}")
-        order = torch.tensor(layout.order, device=q.device)
-        row = order[layout.segments]
-        place = torch.tensor(self.lengths, device=q.device)[row] + layout.within
+        row, place = self._places(layout)
         self.keys[layer, row, :, place] = k
         self.values[layer, row, :, place] = v
         if not any(self.lengths):
@@ -198,8 +198,25 @@ class Cache:
         in_order = layout.order == list(range(len(self.lengths))) and len(q) == len(self.lengths)
         rows = slice(None) if in_order else row  # a view of the cache where it is one, for it is large
         keys, values = (x[layer, rows, :, :longest] for x in (self.keys, self.values))
-        mask = visible(place[:, None], torch.arange(longest, device=q.device), 0, window)
-        return _sdpa(q[:, :, None], keys, values, mask=mask[:, None, None])[:, :, 0]
+        mask = self._mask(layout, longest, window)
+        return _sdpa(q[:, :, None], keys, values, mask=mask)[:, :, 0]
+
+    def _places(self, layout: Layout) -> tuple[Tensor, Tensor]:
+        """(N,) the row of each new token and its place there; made once for all layers."""
+        key = ("places", *self.lengths)
+        if key not in layout._masks:
+            row = torch.tensor(layout.order, device=layout.device)[layout.segments]
+            layout._masks[key] = row, torch.tensor(self.lengths, device=layout.device)[row] + layout.within
+        return layout._masks[key]
+
+    def _mask(self, layout: Layout, longest: int, window: int | None) -> Tensor:
+        """(N, 1, 1, longest) bool: what each new token sees of its row; made once for all layers."""
+        key = ("seen", window, *self.lengths)
+        if key not in layout._masks:
+            place = self._places(layout)[1]
+            seen = visible(place[:, None], torch.arange(longest, device=place.device), 0, window)
+            layout._masks[key] = seen[:, None, None]
+        return layout._masks[key]
 
     def select(self, rows: Tensor) -> None:
         """Keep some of the sequences (n,), each any number of times, in this order."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,22 +22,31 @@ from unitx.tokens import Layout, Tokens
 Record = dict[str, Tensor | list[Tensor]]
 
 
-class Linear(nn.Linear):
-    """A linear map that follows the dtype of its input: weights stay float32, and are cast at each use.
+class Follower:
+    """What follows the dtype of its input: weight and bias stay float32, and are cast at each use.
 
     Attributes:
-        copy: the weights as they were cast for many uses (see `answering`).
+        copies: both as they were cast for many uses (see `answering`).
     """
 
-    copy: Tensor | None = None
+    weight: Any
+    bias: Any
+    copies: tuple[Tensor, Tensor | None] | None = None
+
+    def cast(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        if self.copies is not None and self.copies[0].dtype == dtype:
+            return self.copies
+        return self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype)
+
+
+class Linear(Follower, nn.Linear):
+    """A linear map."""
 
     def forward(self, x: Tensor) -> Tensor:
-        bias, copy = None if self.bias is None else self.bias.to(x.dtype), self.copy
-        weight = copy if copy is not None and copy.dtype == x.dtype else self.weight.to(x.dtype)
-        return F.linear(x, weight, bias)
+        return F.linear(x, *self.cast(x.dtype))
 
 
-class LayerNorm(nn.Module):
+class LayerNorm(Follower, nn.Module):
     """Layer normalisation (Ba et al. 2016) with a learned gain.
 
     New models have it without bias. On CPUs PyTorch fuses it, and not RMSNorm, which takes four times as long.
@@ -50,8 +59,7 @@ class LayerNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.layer_norm(x, x.shape[-1:], self.weight.to(x.dtype), bias, self.eps)
+        return F.layer_norm(x, x.shape[-1:], *self.cast(x.dtype), self.eps)
 
 
 class RMSNorm(nn.Module):

@@ -6,10 +6,11 @@ given; a long text or sound goes through in windows, whose results are averaged 
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 Sequences = list[list[tuple[str, Any]] | BadItem]  # the (modality, item) pairs of each item, or what is wrong with it
 BEAMS = 4  # texts that are followed at once where the likeliest is asked for
 CHUNK = 1024  # items read and sorted by length at once
+GROUP = 16  # items that a thread reads in one go at most: handing over one by one costs as much as a short text
+READERS = min(32, max(DECODERS, os.cpu_count() or 1))  # threads; here, other than in workers, they have the machine
 
 
 @torch.inference_mode()
@@ -462,18 +465,25 @@ def _read(
         return found
 
     hidden = not (len(sequences) > CHUNK and sys.stderr.isatty()) if show_progress is None else not show_progress
-    with ThreadPoolExecutor(DECODERS) as threads, tqdm(total=len(sequences), disable=hidden, unit="item") as bar:
+    with ThreadPoolExecutor(READERS) as threads, tqdm(total=len(sequences), disable=hidden, unit="item") as bar:
         waiting = iter(sequences)
-        ahead = [threads.submit(windows, parts) for parts in islice(waiting, CHUNK)]
+
+        def submit() -> list[Future[list[list[Prepared] | BadItem]]]:
+            chunk = list(islice(waiting, CHUNK))
+            size = min(GROUP, -(-len(chunk) // (4 * READERS)) or 1)
+            groups = [chunk[i : i + size] for i in range(0, len(chunk), size)]
+            return [threads.submit(lambda group: [windows(parts) for parts in group], group) for group in groups]
+
+        ahead = submit()
         first = 0
         while ahead:
-            chunk, ahead = ahead, [threads.submit(windows, parts) for parts in islice(waiting, CHUNK)]
-            found = [future.result() for future in chunk]
+            chunk, ahead = ahead, submit()
+            found = [each for future in chunk for each in future.result()]
             for error in (f for f in found if isinstance(f, BadItem)):
                 if on_error == "raise":
                     threads.shutdown(wait=False, cancel_futures=True)
                     raise error
                 bad.append(str(error))
             yield first, [[] if isinstance(f, BadItem) else f for f in found]
-            first += len(chunk)
-            bar.update(len(chunk))
+            first += len(found)
+            bar.update(len(found))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from unitx.backbone import Linear
+from unitx.backbone import Follower
 
 if TYPE_CHECKING:
     from unitx.model import Model
@@ -53,13 +53,14 @@ def _time_product(dtype: torch.dtype, device: torch.device, dim: int) -> float:
 def answering(model: Model) -> Iterator[None]:
     """Within it the model is evaluated, not trained, and its weights stay as they are: what is cast is cast once."""
     training, dtype = model.training, model.compute_dtype
-    linears = [module for module in model.modules() if isinstance(module, Linear)] if dtype != torch.float32 else []
+    followers = [m for m in model.modules() if isinstance(m, Follower)] if dtype != torch.float32 else []
     model.eval()
     try:
-        for linear in linears:
-            linear.copy = linear.weight.detach().to(dtype)
+        with torch.no_grad():
+            for follower in followers:
+                follower.copies = follower.cast(dtype)
         yield
     finally:
-        for linear in linears:
-            linear.copy = None
+        for follower in followers:
+            follower.copies = None
         model.train(training)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from unitx.backbone import Linear
+from unitx.backbone import Follower, Linear
 
 GELU_GAIN = 1.6  # restores the RMS of normally distributed values after a GELU
 GRADIENT_EPS = 0.002  # energy of gradients below which a patch counts as even: 2 % of the range from pixel to pixel
@@ -83,12 +83,11 @@ class ConvStem(nn.Module):
         return x.transpose(1, 2).flatten(0, 1)
 
 
-class _Conv1d(nn.Conv1d):
-    """A convolution that follows the dtype of its input, as `Linear` does."""
+class _Conv1d(Follower, nn.Conv1d):
+    """A convolution over time."""
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return self._conv_forward(x, self.weight.to(x.dtype), bias)
+        return self._conv_forward(x, *self.cast(x.dtype))
 
 
 def oriented_gradients(patches: Tensor, count: int) -> Tensor:

