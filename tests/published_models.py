@@ -72,6 +72,22 @@ CASES: dict[str, tuple[Any, Any]] = {
             "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
             "original_max_position_embeddings": 16}),
     ),
+    "llama, slowed": (
+        hf.LlamaForCausalLM,
+        hf.LlamaConfig(**LLAMA, num_key_value_heads=3, head_dim=16, rope_parameters=ROTARY | {
+            "rope_type": "linear", "factor": 2.5}),
+    ),
+    "qwen2, yarn": (
+        hf.Qwen2ForCausalLM,
+        hf.Qwen2Config(**LLAMA, num_key_value_heads=3, rope_parameters=ROTARY | {
+            "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 15, "beta_fast": 4.0}),
+    ),
+    "qwen3, yarn as asked for": (
+        hf.Qwen3ForCausalLM,
+        hf.Qwen3Config(**LLAMA, num_key_value_heads=2, head_dim=18, rope_parameters=ROTARY | {
+            "rope_type": "yarn", "factor": 3.0, "original_max_position_embeddings": 20, "truncate": False,
+            "mscale": 0.7, "mscale_all_dim": 1.3}),
+    ),
     "llama, a window that it has not": (
         hf.LlamaModel, hf.LlamaConfig(**LLAMA, num_key_value_heads=2, sliding_window=4, use_sliding_window=True)
     ),

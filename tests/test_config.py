@@ -28,6 +28,8 @@ def test_configuration_does_not_import_torch() -> None:
         ({"kv_heads": 0}, "kv_heads is 0"),
         ({"depth": -1}, "depth is -1"),
         ({"heads": 0}, "heads is 0"),
+        ({"dim": 32, "heads": 4, "rotary_slowing": [2.0]}, "rotary_slowing has 1 numbers, not 4"),
+        ({"rotary_gain": 0.0}, "rotary_gain is 0"),
     ],
 )
 def test_an_impossible_shape_is_refused(fields: dict[str, int], complaint: str) -> None:

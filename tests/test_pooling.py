@@ -28,6 +28,9 @@ def in_order(found: Tensor, tokens: Tokens) -> Tensor:
 
 BY_HAND: dict[str, tuple[Pooling, Callable[[Tensor], Tensor]]] = {
     "mean": (Pooling(), lambda x: x.mean(0)),
+    "max": (Pooling("max"), lambda x: x.max(0).values),
+    "weighted mean": (Pooling("weighted mean"), lambda x: x.repeat_interleave(torch.arange(len(x)) + 1, dim=0).mean(0)),
+    "scaled sum": (Pooling("scaled sum"), lambda x: x.sum(0) / len(x) ** 0.5),
     "first": (Pooling("first"), lambda x: x[0]),
     "two first": (Pooling("first", first=2), lambda x: (x[0] + x[1]) / 2),
     "concat": (Pooling("concat", first=2), lambda x: torch.cat([x[0], x[1]])),

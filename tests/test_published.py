@@ -389,8 +389,12 @@ def test_heads_that_are_not_those_of_the_configuration(tmp_path: Path) -> None:
 
 def test_a_rotary_that_is_not_known_is_named(tmp_path: Path) -> None:
     drawn(hf.LlamaModel, hf.LlamaConfig(**LLAMA, num_key_value_heads=1)).save_pretrained(tmp_path)
-    edit(tmp_path, rope_parameters={"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0})
-    with pytest.raises(UnitxError, match="rope_type is 'yarn'; supported are 'default' and 'llama3'"):
+    edit(tmp_path, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0})
+    with pytest.raises(UnitxError, match="rope_type is 'dynamic'; supported are default, linear, llama3, yarn"):
+        Model.from_pretrained(tmp_path)
+    half = {"rope_type": "linear", "factor": 4.0, "partial_rotary_factor": 0.5}
+    edit(tmp_path, rope_parameters=half)
+    with pytest.raises(UnitxError, match=r"rope_parameters: partial_rotary_factor is 0\.5; supported is 1\.0"):
         Model.from_pretrained(tmp_path)
 
 

@@ -29,6 +29,9 @@ MODULES = [
 PROMPTS = {"query": "search for: ", "document": "text: "}
 
 
+MODES = ("mean_tokens", "cls_token", "lasttoken", "max_tokens", "weightedmean_tokens", "mean_sqrt_len_tokens")
+
+
 def folder_of(kind: str, folder: Path, pooling: str = "mean", **settings: Any) -> Path:
     """A small model with its tokenizer and the files that sentence-transformers writes."""
     if kind == "bert":
@@ -48,7 +51,7 @@ def folder_of(kind: str, folder: Path, pooling: str = "mean", **settings: Any) -
     (folder / "1_Pooling").mkdir()
     (folder / "2_Normalize").mkdir()
     size = {"word_embedding_dimension": 36}
-    modes = {f"pooling_mode_{name}": name == pooling for name in ("mean_tokens", "cls_token", "lasttoken")}
+    modes = {f"pooling_mode_{name}": name == pooling for name in MODES}
     for name, content in {
         "modules.json": modules,
         "1_Pooling/config.json": size | (modes if pooling != "mean" else {"pooling_mode": "mean"}),
@@ -100,7 +103,7 @@ def test_a_folder_that_the_library_saved_anew(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["bert", "qwen3"])
-@pytest.mark.parametrize("pooling", ["mean", "cls_token", "lasttoken"])
+@pytest.mark.parametrize("pooling", ["mean", *MODES])
 @pytest.mark.parametrize("prompt", [None, "query", "in other words: "])
 def test_poolings_and_prompts(kind: str, pooling: str, prompt: str | None, tmp_path: Path) -> None:
     folder = folder_of(kind, tmp_path, pooling)
@@ -132,7 +135,7 @@ def test_a_default_prompt_stands_before_every_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "says"),
     [
-        ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}, "the pooling 'max_tokens' is not supported; supp"),
+        ("1_Pooling/config.json", {"pooling_mode_top": True}, "the pooling 'top' is not supported; supported are mean"),
         ("1_Pooling/config.json", {"pooling_mode": ["mean", "max"]}, "the pooling .* is not supported; supported are"),
         ("1_Pooling/config.json", {"pooling_mode": "mean", "include_prompt": False}, "leaves the prompt out"),
         ("modules.json", [{"type": "sentence_transformers.models.Transformer", "path": ""}], "has no module 'Pooling'"),

@@ -6,7 +6,6 @@ new backbone is the identity and learns a short program first.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
@@ -93,7 +92,7 @@ ACTIVATION: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def rotary_table(
-    positions: Tensor, head_dim: int, base: float, scaling: tuple[float, float, float, float] | None = None
+    positions: Tensor, head_dim: int, base: float, slowing: tuple[float, ...] | None = None, gain: float = 1.0
 ) -> Tensor:
     """(N, 1, head_dim / 2) complex: the turns of rotary positions (Su et al. 2021) over three axes.
 
@@ -102,13 +101,10 @@ def rotary_table(
     """
     frequency = torch.arange(head_dim // 2, device=positions.device)
     speed = base ** (-frequency.float() * 2 / head_dim)
-    if scaling is not None:
-        factor, low, high, original = scaling
-        turns = original * speed / (2 * math.pi)
-        kept = ((turns - low) / (high - low)).clamp(0, 1)
-        speed = speed * (kept + (1 - kept) / factor)
+    if slowing is not None:
+        speed = speed / torch.tensor(slowing, device=positions.device)
     angle = positions.float()[:, frequency % 3] * speed
-    return torch.polar(torch.ones_like(angle), angle)[:, None]
+    return torch.polar(torch.full_like(angle, gain), angle)[:, None]
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
@@ -213,9 +209,10 @@ class Backbone(nn.Module):
         if weights and cache is not None:
             raise ValueError("attention weights are recorded without a cache: run the whole sequence at once")
         x, layout = tokens.vectors, tokens.layout
-        bases = [self.config.rotary_base_of(layer) for layer in range(self.config.depth)]
         c = self.config
-        tables = {b: rotary_table(layout.positions, c.head_dim, b, c.rotary_scaling) for b in {*bases} if b}
+        bases = [c.rotary_base_of(layer) for layer in range(c.depth)]
+        scaling = c.rotary_slowing, c.rotary_gain
+        tables = {base: rotary_table(layout.positions, c.head_dim, base, *scaling) for base in {*bases} if base}
         inside = record if weights else None
         _note(record, "embed", x)
         for i, block in enumerate(cast(list[Block], self.blocks)):

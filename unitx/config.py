@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 NORMS = ("layernorm", "rmsnorm")
 WHOLE = ("dim", "depth", "heads", "kv_heads", "window", "head_size")  # numbers of these kinds, above 0
-REAL = ("mlp_ratio", "rotary_base", "window_rotary_base", "norm_eps")
+REAL = ("rotary_gain", "mlp_ratio", "rotary_base", "window_rotary_base", "norm_eps")
 OPTIONAL = ("kv_heads", "window", "head_size", "rotary_base", "window_rotary_base")  # that may be None
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "silu", "relu")
 
@@ -26,8 +26,9 @@ class BackboneConfig:
         head_size: width of a head; None for dim / heads.
         full_layers: blocks that see everything where there is a window.
         window_rotary_base: of the other blocks; None for `rotary_base`.
-        rotary_scaling: (factor, low, high, length) of Llama 3.1 (Grattafiori et al. 2024): frequencies that turn less
-            than `low` times over `length` positions are slowed down by `factor`, from `high` times on not at all.
+        rotary_slowing: what each rotary frequency is divided by, head_size / 2 numbers, the fastest's first; None for
+            1. So models read texts longer than those they were trained on (Chen et al. 2023).
+        rotary_gain: what turned queries and keys are multiplied by (YaRN, Peng et al. 2023).
         norm: "layernorm" or "rmsnorm" (Zhang and Sennrich 2019).
         norm_bias: whether norms add a learned vector.
         norm_eps: added to the variance.
@@ -54,7 +55,8 @@ class BackboneConfig:
     head_size: int | None = None
     full_layers: tuple[int, ...] = ()
     window_rotary_base: float | None = None
-    rotary_scaling: tuple[float, float, float, float] | None = None
+    rotary_slowing: tuple[float, ...] | None = None
+    rotary_gain: float = 1.0
     norm: str = "layernorm"
     norm_bias: bool = False
     norm_eps: float = 1e-6
@@ -70,7 +72,7 @@ class BackboneConfig:
     causal: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("full_layers", "rotary_scaling"):
+        for name in ("full_layers", "rotary_slowing"):
             if isinstance(value := getattr(self, name), list):  # from JSON
                 object.__setattr__(self, name, tuple(value))
         for names, kind in ((WHOLE, int), (REAL, int | float)):
@@ -83,6 +85,8 @@ class BackboneConfig:
             raise ValueError(f"dim {self.dim} must be an even multiple of heads {self.heads}")
         if self.rotary_base is not None and self.head_dim % 2:
             raise ValueError(f"dim {self.dim} must be an even multiple of heads {self.heads}")
+        if self.rotary_slowing is not None and len(self.rotary_slowing) != self.head_dim // 2:
+            raise ValueError(f"rotary_slowing has {len(self.rotary_slowing)} numbers, not {self.head_dim // 2}")
         if self.kv_heads is not None and self.heads % self.kv_heads:
             raise ValueError(f"heads {self.heads} must be a multiple of kv_heads {self.kv_heads}")
         for name, known in (("norm", NORMS), ("activation", ACTIVATIONS)):

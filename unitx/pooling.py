@@ -13,7 +13,10 @@ from unitx.backbone import ACTIVATION, LayerNorm, Linear
 from unitx.errors import UnitxError
 from unitx.tokens import Tokens, segment_mean
 
-KINDS = ("mean", "first", "concat", "last", "end", "rest", "first and rest", "attention")
+KINDS = (
+    "mean", "first", "concat", "last", "end", "rest", "first and rest", "attention", "max", "weighted mean",
+    "scaled sum",
+)  # fmt: skip
 STEPS = ("norm", "dense", "tanh", *ACTIVATION)
 
 
@@ -22,9 +25,11 @@ class Pooling:
     """What a `Pooler` does.
 
     Attributes:
-        kind: "mean" of all tokens, "first" (a class token), "concat" (several side by side), "last" (a decoder), "end"
-            (where the end of the text is), "rest" (the mean of the patches behind class and register tokens), "first
-            and rest" (both side by side), or "attention" (a learned query).
+        kind: "mean" of all tokens, "max" of each number over them, "weighted mean" (the n-th token counts n times,
+            Muennighoff 2022), "scaled sum" (divided by the square root of their number), "first" (a class token),
+            "concat" (several side by side), "last" (a decoder), "end" (where the end of the text is), "rest" (the mean
+            of the patches behind class and register tokens), "first and rest" (both side by side), or "attention" (a
+            learned query).
         first: how many tokens "first" is the mean of, and "concat" takes.
         rest: where "rest" begins, and what "attention" sees.
         skip: an id that "last" passes over at the end of a sequence: padding that is part of the text.
@@ -112,8 +117,12 @@ class Pooler(nn.Module):
         layout, kind = tokens.layout, self.config.kind
         if self.attention is not None:
             return self.attention(tokens)
-        if kind == "mean":
-            return tokens.mean()
+        if kind in ("mean", "weighted mean", "scaled sum"):
+            return _averaged(tokens, kind)
+        if kind == "max":
+            owners = layout.segments[:, None].expand_as(tokens.vectors)
+            lowest = tokens.vectors.new_full((len(layout), tokens.vectors.shape[1]), -torch.inf)
+            return lowest.scatter_reduce(0, owners, tokens.vectors, "amax")
         if kind in ("last", "end"):
             skip, end = self.config.skip, self.config.end
             place = _places_of_last(tokens, skip) if kind == "last" else _places_of_end(tokens, end)
@@ -128,6 +137,17 @@ class Pooler(nn.Module):
             return first
         rest = _mean_where(tokens, layout.within >= self.config.rest)
         return torch.cat([first, rest], dim=-1) if kind == "first and rest" else rest
+
+
+def _averaged(tokens: Tokens, kind: str) -> Tensor:
+    """(B, dim) float32: a mean, or what is near to one."""
+    if kind == "scaled sum":
+        return tokens.mean() * tokens.layout.offsets.diff().sqrt()[:, None]
+    if kind == "mean":
+        return tokens.mean()
+    weights = (tokens.layout.within + 1.0)[:, None]
+    sums = tokens.with_vectors(torch.cat([weights * tokens.vectors, weights], dim=1)).mean()
+    return sums[:, :-1] / sums[:, -1:]
 
 
 def _mean_where(tokens: Tokens, chosen: Tensor) -> Tensor:

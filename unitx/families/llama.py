@@ -16,6 +16,7 @@ from unitx.families.common import (
     sequence_classifier,
     text_processor,
 )
+from unitx.families.rotary import rotary
 from unitx.published import Blueprint, Change, Folder, Table
 from unitx.registry import register_family
 
@@ -52,10 +53,10 @@ def decoder(
     folder.leave_off("model.")
     dim, heads = config["hidden_size"], config["num_attention_heads"]
     head_dim = config.get("head_dim") or head_size or dim // heads
-    bias, (base, scaling) = bool(config.get("attention_bias", False)), _rotary(config)
+    bias = bool(config.get("attention_bias", False))
     backbone = BackboneConfig(
         dim, config["num_hidden_layers"], heads, kv_heads=config.get("num_key_value_heads") or heads,
-        mlp_ratio=config["intermediate_size"] / dim, rotary_base=base, rotary_scaling=scaling,
+        mlp_ratio=config["intermediate_size"] / dim, **rotary(config, head_dim)._asdict(),
         head_size=head_dim, window=_window(config), full_layers=_full_layers(config), norm="rmsnorm",
         norm_eps=config.get("rms_norm_eps", 1e-6), qk_norm=qk_norm, qkv_bias=bias if qkv_bias is None else qkv_bias,
         out_bias=bias, mlp_bias=bool(config.get("mlp_bias", False)),
@@ -88,21 +89,6 @@ def qwen2(folder: Folder) -> Blueprint:
 @register_family("qwen3")
 def qwen3(folder: Folder) -> Blueprint:
     return decoder(folder, qk_norm=True, head_size=128, mlp_bias=False)
-
-
-def _rotary(config: dict[str, Any]) -> tuple[float, tuple[float, float, float, float] | None]:
-    """The rotary base, and how frequencies are scaled."""
-    given = config.get("rope_parameters") or {}
-    rope = config.get("rope_scaling") or given  # which files of two versions have both; that wins
-    base = rope.get("rope_theta") or given.get("rope_theta") or config.get("rope_theta", 10_000.0)
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind == "default":
-        return base, None
-    if kind != "llama3":
-        raise ValueError(f"rope_type is {kind!r}; supported are 'default' and 'llama3'")
-    names = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-    factor, low, high, length = (float(rope[name]) for name in names)
-    return base, (factor, low, high, length)
 
 
 def _full_layers(config: dict[str, Any]) -> tuple[int, ...]:

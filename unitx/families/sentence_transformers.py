@@ -14,12 +14,16 @@ from unitx.families.common import embedding, unchanged_in
 from unitx.pooling import Pooling
 from unitx.published import Blueprint, Folder, Table
 
-POOLINGS = {"mean": "mean", "cls": "first", "lasttoken": "last"}
+POOLINGS = {
+    "mean": "mean", "cls": "first", "lasttoken": "last", "max": "max", "weightedmean": "weighted mean",
+    "mean_sqrt_len_tokens": "scaled sum",
+}  # fmt: skip
 MODULES = ("Transformer", "Pooling", "Dense", "Normalize")  # in this order
 # Of config_sentence_transformers.json.
 SETTINGS = ("prompts", "default_prompt_name", "similarity_fn_name", "truncate_dim")
 DENSE_ACTIVATIONS = {"Tanh": ("tanh",), "Identity": (), "GELU": ("gelu",), "ReLU": ("relu",), "SiLU": ("silu",)}
-LEGACY = {"mean_tokens": "mean", "cls_token": "cls", "lasttoken": "lasttoken"}  # behind "pooling_mode_"
+# Behind "pooling_mode_".
+LEGACY = {"mean_tokens": "mean", "cls_token": "cls", "max_tokens": "max", "weightedmean_tokens": "weightedmean"}
 
 
 def with_modules(folder: Folder, plan: Blueprint) -> Blueprint:
