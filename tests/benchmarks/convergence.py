@@ -118,17 +118,28 @@ def table(results: Results) -> str:
     return "\n".join(rows)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description: str | None, steps: int, out: str) -> argparse.ArgumentParser:
+    """What benchmarks of a recipe with many tasks are asked."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="everything")
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("runs/convergence"))
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--out", type=Path, default=Path(out))
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="of the recipe")
-    given = parser.parse_args()
+    return parser
+
+
+def begun(given: argparse.Namespace) -> tuple[Recipe, Results]:
+    """The recipe that was asked for, with its data open, and what was scored before."""
     given.out.mkdir(parents=True, exist_ok=True)
     fields: dict[str, Any] = {name: yaml.safe_load(value) for name, value in (pair.split("=", 1) for pair in given.set)}
-    recipe, results = opened(update(load_recipe(given.recipe), **fields)), Results(given.out / "scores.json")
+    return opened(update(load_recipe(given.recipe), **fields)), Results(given.out / "scores.json")
+
+
+def main() -> None:
+    parser = arguments(__doc__, 600, "runs/convergence")
+    parser.add_argument("--seeds", type=int, default=3)
+    given = parser.parse_args()
+    recipe, results = begun(given)
     for seed in range(given.seeds):
         run_seed(recipe, seed, given.steps, given.out, results)
         print(table(results), flush=True)

@@ -14,19 +14,16 @@ scored is kept in OUT/scores.json; started again, the command goes on where it w
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import conflict
 import torch
 import torch.nn.functional as F
-import yaml
-from convergence import note, opened
+from convergence import arguments, begun, note
 from results import Results, whole
 from torch import Tensor, nn
 
@@ -34,7 +31,7 @@ import unitx
 from unitx import backbone
 from unitx.config import BackboneConfig
 from unitx.job import build_job
-from unitx.recipe import Recipe, backbone_config, load_recipe, update
+from unitx.recipe import Recipe, backbone_config, update
 
 MODALITIES = 8  # no recipe has more
 
@@ -93,17 +90,10 @@ def table(results: Results) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="everything")
-    parser.add_argument("--steps", type=int, default=800)
+    parser = arguments(__doc__, 800, "runs/remedies")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("runs/remedies"))
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="of the recipe")
     given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
-    fields: dict[str, Any] = {name: yaml.safe_load(value) for name, value in (pair.split("=", 1) for pair in given.set)}
-    plain = load_recipe(given.recipe)
-    recipe, results = opened(update(plain, **fields)), Results(given.out / "scores.json")
+    recipe, results = begun(given)
     remedies: dict[str, dict[str, Any]] = {
         "as it is": {}, "uncertainty": {"loss_weighting": "uncertainty"}, "temperature": {"temperature": 2.0},
         "wider": wider(recipe), "norms": {},
