@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
-from published_models import CORPUS, LLAMA, TEXTS, byte_level, drawn, small_bert, unigram, wordpiece
+from published_models import CORPUS, IMAGES, LLAMA, TEXTS, byte_level, drawn, small_bert, unigram, wordpiece
 from safetensors.torch import load_file, save_file
 
 import tokenizers as fast
@@ -213,6 +215,21 @@ def test_an_index_tells_poolings_apart(tmp_path: Path) -> None:
     for model, pooling in ((mean, "mean"), (first, "first")):
         model.add_task(TaskInfo("pooled", "pool", {"text": "text"}, options={"pooling": pooling}))
     assert model_identity(mean) != model_identity(first)
+
+
+def test_the_originals_libraries_are_not_needed_to_load_and_answer(tmp_path: Path) -> None:
+    small_bert(tmp_path / "texts")
+    wordpiece().save_pretrained(tmp_path / "texts")
+    make, config = IMAGES["vit"]
+    drawn(make, config).save_pretrained(tmp_path / "pictures")
+    code = (
+        "import sys, numpy as np, unitx\n"
+        "texts, pictures = (unitx.Model.from_pretrained(f'{sys.argv[1]}/{x}', 'cpu') for x in ('texts', 'pictures'))\n"
+        "texts.embed(['a text'], 'text'), pictures.embed([np.zeros((32, 32, 3), np.uint8)])\n"
+        "print({'transformers', 'timm', 'sentence_transformers', 'peft'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.stdout == "set()\n", done.stderr
 
 
 def test_sharded_weights_and_a_converted_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
