@@ -7,7 +7,7 @@ import torch
 from small_models import CLASSES, STORIES, picture, small_model
 
 from unitx import precision
-from unitx.backbone import Follower, Linear
+from unitx.backbone import Linear, MixedPrecision
 from unitx.model import Model
 from unitx.precision import DTYPES, answering, choose_precision
 
@@ -37,7 +37,7 @@ def test_a_real_measurement_ends_in_one_of_them():
 
 
 def copies(model: Model) -> list[tuple[torch.Tensor, torch.Tensor | None] | None]:
-    return [module.copies for module in model.modules() if isinstance(module, Follower)]
+    return [module.copies for module in model.modules() if isinstance(module, MixedPrecision)]
 
 
 def test_weights_are_cast_once_for_many_answers_and_change_none():

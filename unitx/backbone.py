@@ -21,8 +21,8 @@ from unitx.tokens import Layout, Tokens
 Record = dict[str, Tensor | list[Tensor]]
 
 
-class Follower:
-    """What follows the dtype of its input: weight and bias stay float32, and are cast at each use.
+class MixedPrecision:
+    """Weight and bias stay float32, and are cast at each use to the dtype of the input (Micikevicius et al. 2018).
 
     Attributes:
         copies: both as they were cast for many uses (see `answering`).
@@ -38,14 +38,14 @@ class Follower:
         return self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype)
 
 
-class Linear(Follower, nn.Linear):
+class Linear(MixedPrecision, nn.Linear):
     """A linear map."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, *self.cast(x.dtype))
 
 
-class LayerNorm(Follower, nn.Module):
+class LayerNorm(MixedPrecision, nn.Module):
     """Layer normalisation (Ba et al. 2016) with a learned gain.
 
     New models have it without bias. On CPUs PyTorch fuses it, and not RMSNorm, which takes four times as long.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from unitx.backbone import Follower
+from unitx.backbone import MixedPrecision
 
 if TYPE_CHECKING:
     from unitx.model import Model
@@ -53,14 +53,14 @@ def _time_product(dtype: torch.dtype, device: torch.device, dim: int) -> float:
 def answering(model: Model) -> Iterator[None]:
     """Within it the model is evaluated, not trained, and its weights stay as they are: what is cast is cast once."""
     training, dtype = model.training, model.compute_dtype
-    followers = [m for m in model.modules() if isinstance(m, Follower)] if dtype != torch.float32 else []
+    mixed = [m for m in model.modules() if isinstance(m, MixedPrecision)] if dtype != torch.float32 else []
     model.eval()
     try:
         with torch.no_grad():
-            for follower in followers:
-                follower.copies = follower.cast(dtype)
+            for module in mixed:
+                module.copies = module.cast(dtype)
         yield
     finally:
-        for follower in followers:
-            follower.copies = None
+        for module in mixed:
+            module.copies = None
         model.train(training)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from unitx.backbone import Follower, Linear
+from unitx.backbone import Linear, MixedPrecision
 
 GELU_GAIN = 1.6  # restores the RMS of normally distributed values after a GELU
 GRADIENT_EPS = 0.002  # energy of gradients below which a patch counts as even: 2 % of the range from pixel to pixel
@@ -83,7 +83,7 @@ class ConvStem(nn.Module):
         return x.transpose(1, 2).flatten(0, 1)
 
 
-class _Conv1d(Follower, nn.Conv1d):
+class _Conv1d(MixedPrecision, nn.Conv1d):
     """A convolution over time."""
 
     def forward(self, x: Tensor) -> Tensor:

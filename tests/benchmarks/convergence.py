@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import statistics
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -105,12 +106,12 @@ def run_seed(recipe: Recipe, seed: int, steps: int, out: Path, results: Results)
         print(f"seed {seed}: {task}", flush=True)
 
 
-def table(results: Results) -> str:
+def table(results: Results, arms: Sequence[str]) -> str:
     """Means over seeds, with the standard deviation where there are several."""
-    rows = [f"| task | metric | {' | '.join(ARMS)} |", f"| --- | --- {'| --- ' * len(ARMS)}|"]
+    rows = [f"| task | metric | {' | '.join(arms)} |", f"| --- | --- {'| --- ' * len(arms)}|"]
     for task, metric in dict.fromkeys((line["task"], line["metric"]) for line in results.lines):
         cells = []
-        for arm in ARMS:
+        for arm in arms:
             found = [line["score"] for line in results.lines if (line["arm"], line["task"]) == (arm, task)]
             spread = f" ± {statistics.stdev(found):.3f}" if len(found) > 1 else ""
             cells.append(f"{statistics.mean(found):.3f}{spread}" if found else "")
@@ -142,7 +143,7 @@ def main() -> None:
     recipe, results = begun(given)
     for seed in range(given.seeds):
         run_seed(recipe, seed, given.steps, given.out, results)
-        print(table(results), flush=True)
+        print(table(results, ARMS), flush=True)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def main() -> None:
     for name, dtype in {"fp32": torch.float32, "bf16": torch.bfloat16}.items():
         ours.compute_dtype = dtype
         theirs.to(dtype)
-        generate_ours = lambda: ours.generate(prompts, max_tokens=NEW_TOKENS, temperature=0)  # noqa: E731
+        generate_ours = partial(ours.generate, prompts, max_tokens=NEW_TOKENS, temperature=0)
         print(f"generation, {name}: {compared(generate, generate_ours, PROMPTS * NEW_TOKENS, 'tokens')}", flush=True)
 
 

@@ -4,7 +4,7 @@
 
 - uncertainty: losses weighted by what they leave open (Kendall et al. 2018);
 - temperature: tasks with few rows seen more often than their weights say (Raffel et al. 2020), at temperature 2;
-- wider: half as deep again wide, about as many weights;
+- wider: half as deep and wider, about as many weights;
 - norms: a gain of each norm of the backbone for every modality.
 
 The score of each task on its held-out rows at the end of a run; nothing chooses a checkpoint by them. Then the cosines
@@ -23,8 +23,8 @@ from unittest.mock import patch
 import conflict
 import torch
 import torch.nn.functional as F
-from convergence import arguments, begun, note
-from results import Results, whole
+from convergence import arguments, begun, note, table
+from results import whole
 from torch import Tensor, nn
 
 import unitx
@@ -80,15 +80,6 @@ def wider(recipe: Recipe) -> dict[str, int]:
     return {"model.depth": shape.depth // 2, "model.heads": heads, "model.dim": heads * shape.head_dim}
 
 
-def table(results: Results) -> str:
-    arms = list(dict.fromkeys(line["arm"] for line in results.lines))
-    rows = [f"| task | metric | {' | '.join(arms)} |", f"| --- | --- {'| --- ' * len(arms)}|"]
-    for task, metric in dict.fromkeys((line["task"], line["metric"]) for line in results.lines):
-        found = {line["arm"]: line["score"] for line in results.lines if line["task"] == task}
-        rows.append(f"| {task} | {metric} | {' | '.join(f'{found[arm]:.3f}' for arm in arms if arm in found)} |")
-    return "\n".join(rows)
-
-
 def main() -> None:
     parser = arguments(__doc__, 800, "runs/remedies")
     parser.add_argument("--seed", type=int, default=0)
@@ -107,7 +98,7 @@ def main() -> None:
             changed = update(recipe, steps=given.steps, **changes)
             run = unitx.train(changed, out=place, seed=given.seed, evaluations=1, echo=False)
         note(whole(run, given.steps), arm, given.seed, results)
-        print(table(results), flush=True)
+        print(table(results, list(remedies)), flush=True)
     job = build_job(update(recipe, steps=given.steps))
     conflict.show(unitx.Model.from_pretrained(given.out / "as-it-is"), job, 20, given.out / "conflict.png")
 

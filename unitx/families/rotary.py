@@ -38,8 +38,8 @@ def rotary(config: dict[str, Any], head_dim: int) -> Rotary:
     factor = float(rope["factor"])
     if kind == "linear":
         return Rotary(base, (factor,) * (head_dim // 2))
-    length = rope.get("original_max_position_embeddings") or config["max_position_embeddings"]
-    length = config.get("original_max_position_embeddings") or length
+    original = "original_max_position_embeddings"
+    length = config.get(original) or rope.get(original) or config["max_position_embeddings"]
     if kind == "llama3":
         low, high = (float(rope[name]) for name in ("low_freq_factor", "high_freq_factor"))
         turns = length / (2 * math.pi) * base ** (-2 * np.arange(head_dim // 2) / head_dim)
