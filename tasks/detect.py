@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -36,12 +35,25 @@ CORE = 0.5  # the share of a box's sides in whose middle patches answer for it (
 GIOU, L1 = 2.0, 5.0  # weights of the losses of boxes (Carion et al. 2020)
 
 
+CROWD, NOTHING = -2, -1  # what a patch answers that lies in a crowd (nothing is asked of it), or in no object
+
+
+class Listed(NamedTuple):
+    """An object as the data tell it: its name, left, top, width and height in pixels, and whether the box holds a crowd
+    of such, of which it is not said where each of them is (COCO's `iscrowd`)."""
+
+    name: str
+    box: list[float]
+    crowd: bool
+
+
 class Objects(NamedTuple):
-    """What is in a picture: boxes (n, 4), left, top, right, bottom as shares of its sides, and the numbers (n,) of
-    their names."""
+    """What is in a picture: boxes (n, 4), left, top, right, bottom as shares of its sides, the numbers (n,) of their
+    names, and (n,) whether each holds a crowd."""
 
     boxes: np.ndarray
     names: np.ndarray
+    crowds: np.ndarray
 
 
 class Found(NamedTuple):
@@ -71,8 +83,9 @@ class Detect(Task):
     2019, on the tokens of the backbone); of those that show the same the surest is kept.
 
     The label's column holds a list of {"name": …, "box": [left, top, width, height]} in pixels, as COCO's; an empty
-    list says that nothing is there. Names are told apart by the focal loss (Lin et al. 2017), boxes learn by GIoU
-    (Rezatofighi et al. 2019). Reports COCO's mean average precision, by torchmetrics.
+    list says that nothing is there, and "iscrowd": true that a box holds many of the name: what is found in it counts
+    neither way. Names are told apart by the focal loss (Lin et al. 2017), boxes learn by GIoU (Rezatofighi et al.
+    2019). Reports COCO's mean average precision, by torchmetrics.
     """
 
     @dataclass(frozen=True)
@@ -124,26 +137,39 @@ class Detect(Task):
         """
         if info.label is None:
             raise UnitxError(f"task '{info.name}' has no label: name the column that holds the objects with --label")
-        cells = parsed_cells(source, info.label, lambda cell: _listed(cell, info.label))
-        names = sorted({name for cell in cells for name, _ in cell})
+        cells = parsed_cells(source, info.label, lambda cell: listed(cell, info.label))
+        names = sorted({each.name for cell in cells for each in cell})
         if not names:
             raise UnitxError(f"task '{info.name}': the column '{info.label}' names no object")
         return replace(info, labels=names)
+
+    @classmethod
+    def asked(cls, info: TaskInfo, row: dict[str, Any]) -> list[tuple[str, Any]]:
+        """Raises: BadItem: it is several pictures."""
+        parts = info.parts(row)
+        if len(parts) > 1:
+            raise BadItem(f"boxes lie in one picture, and the row has {len(parts)}: give each a row of its own")
+        return parts
+
+    @classmethod
+    def names_in(cls, info: TaskInfo, cell: Any) -> list[str]:
+        return [each.name for each in listed(cell, info.label)]
 
     @classmethod
     def examples(cls, info: TaskInfo, row: dict[str, Any]) -> list[Example]:
         """Of a row without a picture or without a list, none.
 
         Raises:
-            BadItem: a box is empty or lies outside the picture.
+            BadItem: a box is empty or lies outside the picture, or there are several pictures.
         """
-        parts, cell = info.parts(row), row.get(info.label) if info.label else None
+        parts, cell = cls.asked(info, row), row.get(info.label) if info.label else None
         if not parts or cell is None:
             return []
-        known = [(name, box) for name, box in _listed(cell, info.label) if name in info.numbers]
+        known = [each for each in listed(cell, info.label) if each.name in info.numbers]
         item = parts[0][1]
-        boxes = _shares([box for _, box in known], picture_size(item) if known else (1, 1), describe(item))
-        return [Example(parts, Objects(boxes, np.array([info.numbers[name] for name, _ in known], dtype=np.int64)))]
+        boxes = _shares([each.box for each in known], picture_size(item) if known else (1, 1), describe(item))
+        names = np.array([info.numbers[each.name] for each in known], dtype=np.int64)
+        return [Example(parts, Objects(boxes, names, np.array([each.crowd for each in known], dtype=bool)))]
 
     @classmethod
     def vary(
@@ -153,7 +179,8 @@ class Detect(Task):
         little is left are no answers."""
         ((modality, picture),) = parts
         picture, boxes, kept = augment.with_boxes(picture, example.target.boxes, rng, strength)
-        return replace(example, target=Objects(boxes[kept], example.target.names[kept])), [(modality, picture)]
+        _, names, crowds = example.target
+        return replace(example, target=Objects(boxes[kept], names[kept], crowds[kept])), [(modality, picture)]
 
     @classmethod
     def collate(cls, info: TaskInfo, targets: list[Any]) -> list[Objects]:
@@ -162,7 +189,7 @@ class Detect(Task):
     @classmethod
     def count(cls, info: TaskInfo, examples: list[Prepared]) -> int:
         """The objects, a picture without any as one."""
-        return sum(max(1, len(example.target.names)) for example in examples)
+        return sum(max(1, int((~example.target.crowds).sum())) for example in examples)
 
     def _patches(self, layout: Layout, rows: Tensor) -> Patches:
         number = torch.full((len(layout),), -1, device=layout.device)
@@ -189,7 +216,7 @@ class Detect(Task):
         logits, boxes = self._heads(tokens, patches)
         names, wanted, share = (x.to(logits.device) for x in assign(patches, targets.values))
         shown = F.one_hot(names.clamp(min=0), logits.shape[1]).float() * (names >= 0)[:, None]
-        told = sigmoid_focal_loss(logits, shown, reduction="sum")
+        told = (sigmoid_focal_loss(logits, shown).sum(1) * (names != CROWD)).sum()
         mine = (names >= 0).nonzero()[:, 0]
         boxes, wanted, share = (x.index_select(0, mine) for x in (boxes, wanted, share))
         apart = (boxes - wanted).abs().mean(1)
@@ -235,7 +262,8 @@ class Detect(Task):
         pictures: Any = preparer.processors["image"]
         found = model.predict(items, self.info.name, on_error="skip")
         drawings = [draw_boxes(pictures.read(item), boxes) for item, boxes in zip(items, found, strict=True)]
-        names = [[self.info.labels[i] for i in one.example.target.names] for one in drawn]
+        objects = [one.example.target for one in drawn]
+        names = [[self.info.labels[i] for i in each.names[~each.crowds]] for each in objects]
         captions = [f"truth: {', '.join(sorted(there)) or 'nothing'}" for there in names]
         return [Sketch([np.asarray(d) / 255], caption) for d, caption in zip(drawings, captions, strict=True)]
 
@@ -243,31 +271,38 @@ class Detect(Task):
         """COCO's mean average precision over overlaps of 0.5 to 0.95, and at 0.5 alone."""
         from torchmetrics.detection import MeanAveragePrecision
 
-        metric = MeanAveragePrecision(box_format="xyxy", iou_type="bbox", backend="faster_coco_eval")
+        # Its own thresholds are float32 and a little below COCO's, which moves some figures.
+        overlaps, recalls = np.linspace(0.5, 0.95, 10).tolist(), np.linspace(0, 1, 101).tolist()
+        metric = MeanAveragePrecision("xyxy", "bbox", overlaps, recalls, backend="faster_coco_eval")
         for found, objects in zip(outputs, targets, strict=True):
             found = found[found[:, 4] > 0]
             said = {"boxes": 1000 * found[:, :4], "scores": found[:, 4], "labels": found[:, 5].long()}
             boxes = torch.from_numpy(1000 * objects.boxes).float().view(-1, 4)
-            metric.update([said], [{"boxes": boxes, "labels": torch.from_numpy(objects.names)}])
+            names, crowds = torch.from_numpy(objects.names), torch.from_numpy(objects.crowds).long()
+            metric.update([said], [{"boxes": boxes, "labels": names, "iscrowd": crowds}])
         scores = metric.compute()
         return {name: max(float(scores[name]), 0.0) for name in ("map", "map_50")}
 
 
 def assign(patches: Patches, targets: list[Objects]) -> tuple[Tensor, Tensor, Tensor]:
-    """What each patch is to answer: the number of a name (m,), -1 for none, a box (m, 4), and its share of the answers
-    for that object (m,).
+    """What each patch is to answer: the number of a name (m,), `NOTHING` or `CROWD`, a box (m, 4), and its share of the
+    answers for that object (m,).
 
     For an object those patches answer whose middle lies in the middle of its box, at least the one that its middle
-    lies in; of two objects the smaller one is a patch's.
+    lies in; of two objects the smaller one is a patch's. Of those that answer for none, nothing is asked whose middle
+    lies in the box of a crowd.
     """
     owners, middles, sides = (x.cpu().numpy() for x in (patches.owners, patches.middles, patches.sides))
-    names, share = np.full(len(owners), -1), np.zeros(len(owners), np.float32)
+    names, share = np.full(len(owners), NOTHING), np.zeros(len(owners), np.float32)
     boxes = np.tile(np.array([0, 0, 1, 1], np.float32), (len(owners), 1))
     which, smallest = np.full(len(owners), -1), np.full(len(owners), np.inf)
     number = 0
     for picture, objects in enumerate(targets):
         of_one = np.flatnonzero(owners == picture)
-        for box, name in zip(objects.boxes, objects.names, strict=True):
+        for box in objects.boxes[objects.crowds]:
+            within = (middles[of_one] >= box[:2]) & (middles[of_one] <= box[2:])
+            names[of_one[within.all(1)]] = CROWD
+        for box, name in zip(objects.boxes[~objects.crowds], objects.names[~objects.crowds], strict=True):
             centre, size = (box[:2] + box[2:]) / 2, box[2:] - box[:2]
             away = np.abs(middles[of_one] - centre)
             inside = (away <= CORE / 2 * size).all(1) | (away <= sides[of_one] / 2).all(1)
@@ -279,19 +314,25 @@ def assign(patches: Patches, targets: list[Objects]) -> tuple[Tensor, Tensor, Te
     return torch.from_numpy(names), torch.from_numpy(boxes), torch.from_numpy(share)
 
 
-def _listed(cell: Any, column: str | None) -> Iterable[tuple[str, list[float]]]:
-    """The names and boxes of a cell.
+def listed(cell: Any, column: str | None) -> list[Listed]:
+    """The objects of a cell.
 
     Raises:
         BadItem: it is something else.
     """
     try:
-        return [(str(each["name"]), [float(x) for x in np.asarray(each["box"]).reshape(4)]) for each in cell]
+        return [_object(each) for each in cell]
     except (TypeError, KeyError, ValueError) as error:
         raise BadItem(
             f"'{column}' holds {describe(cell)}: give a list of objects, "
             '[{"name": "cat", "box": [left, top, width, height]}, …], the box in pixels'
         ) from error
+
+
+def _object(each: Any) -> Listed:
+    if each["name"] is None or not (name := str(each["name"]).strip()):
+        raise ValueError("an object without a name")
+    return Listed(name, [float(x) for x in np.asarray(each["box"]).reshape(4)], bool(each.get("iscrowd")))
 
 
 def _shares(boxes: list[list[float]], size: tuple[int, int], name: str) -> np.ndarray:

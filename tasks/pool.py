@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ from unitx.tokens import Example, Targets, Tokens
 from unitx.words import WEIGHT, Said, heard_words, parse_words, word_contrast, word_vectors
 
 if TYPE_CHECKING:
+    from unitx.augment import Augment
     from unitx.data import Source
     from unitx.tokenizer import Processor, Tokenizer
 
@@ -120,6 +122,13 @@ class Pool(Task):
     def examples(cls, info: TaskInfo, row: dict[str, Any]) -> list[Example]:
         words = parse_words(row.get(info.options["words"])) if info.options.get("words") else []
         return [replace(example, target=(example.target, words)) for example in views_of(info, row)]
+
+    @classmethod
+    def vary(
+        cls, example: Example, parts: list[tuple[str, Any]], augment: Augment, rng: np.random.Generator, strength: float
+    ) -> tuple[Example, list[tuple[str, Any]]]:
+        """Nothing where words are told: in a sound that is played faster they begin elsewhere."""
+        return (example, parts) if example.target[1] else super().vary(example, parts, augment, rng, strength)
 
     @classmethod
     def collate(cls, info: TaskInfo, targets: list[Any]) -> dict[str, Any]:

@@ -45,16 +45,11 @@ class Regress(Task):
 
     headline = "r2"
     answer = "number"
-    mean: Tensor
-    std: Tensor
 
     def __init__(self, dim: int, info: TaskInfo, processors: dict[str, Processor]):
         super().__init__(dim, info, processors)
-        mean, std = (torch.tensor(info.facts[name], dtype=torch.float32) for name in ("mean", "std"))
-        self.register_buffer("mean", mean, persistent=False)
-        self.register_buffer("std", std, persistent=False)
         self.pooler = Pooler(dim, self.options.pooling)
-        self.head = Linear(self.pooler.width, len(mean))
+        self.head = Linear(self.pooler.width, len(info.facts["mean"]))
         torch.nn.init.zeros_(self.head.weight)
         torch.nn.init.zeros_(self.head.bias)
 
@@ -71,8 +66,8 @@ class Regress(Task):
         if len({len(row) for row in rows}) != 1:
             raise UnitxError(f"'{info.label}' must hold as many numbers in every row, and in one at least")
         mean, std = np.mean(rows, axis=0), np.std(rows, axis=0)
-        if not std.all():
-            raise UnitxError(f"the numbers in '{info.label}' are all {mean[std == 0][0]:g}: there is nothing to learn")
+        if not (varies := np.ptp(rows, axis=0) > 0).all():  # the deviation of equal numbers is seldom quite 0
+            raise UnitxError(f"the numbers in '{info.label}' are all {mean[~varies][0]:g}: there is nothing to learn")
         return replace(info, facts={**info.facts, "mean": mean.tolist(), "std": std.tolist()})
 
     @classmethod
@@ -92,29 +87,42 @@ class Regress(Task):
 
     @classmethod
     def collate(cls, info: TaskInfo, targets: list[Any]) -> Tensor:
-        """(n, numbers) float32."""
-        return torch.tensor(targets, dtype=torch.float32).view(len(targets), len(info.facts["mean"]))
+        """(n, numbers) float32, standardised: in the units of the data many would be one number in float32."""
+        mean, std = _scale(info)
+        return torch.from_numpy((np.reshape(targets, (-1, len(mean))) - mean) / std).float()
 
     def outputs(self, tokens: Tokens, rows: Tensor) -> Tensor:
-        """(n, numbers) float32, in the units of the data."""
-        return self.head(self.pooler(tokens).index_select(0, rows)).float() * self.std + self.mean
+        """(n, numbers) float32, standardised."""
+        return self.head(self.pooler(tokens).index_select(0, rows)).float()
 
     def loss(self, tokens: Tokens, targets: Targets) -> TaskLoss:
-        off = (self.outputs(tokens, targets.rows) - targets.values) / self.std
-        mae = (off.detach() * self.std).abs().mean(1).sum()
+        off = self.outputs(tokens, targets.rows) - targets.values
+        mae = (off.detach() * off.new_tensor(self.info.facts["std"])).abs().mean(1).sum()
         return TaskLoss(off.square().mean(1).sum(), targets.count, {"mae": mae})
 
     def answers(self, outputs: Tensor, top: int) -> list[list[Answer]]:
         """All numbers of each, named by the label's column: `Answer(label, number)`."""
         several = outputs.shape[1] > 1
         names = [f"{self.info.label} {i + 1}" if several else str(self.info.label) for i in range(outputs.shape[1])]
-        return [[Answer(name, number) for name, number in zip(names, row, strict=True)] for row in outputs.tolist()]
+        numbers = self._in_units(outputs).tolist()
+        return [[Answer(name, number) for name, number in zip(names, row, strict=True)] for row in numbers]
 
     def score(self, outputs: Tensor, targets: Any) -> dict[str, float]:
         from sklearn.metrics import mean_absolute_error, r2_score
 
-        r2 = r2_score(targets, outputs) if len(targets) > 1 else 0.0  # of one row it is not defined
-        return {"r2": float(r2), "mae": float(mean_absolute_error(targets, outputs))}
+        truth, said = self._in_units(targets), self._in_units(outputs)
+        r2 = r2_score(truth, said) if len(truth) > 1 else 0.0  # of one row it is not defined
+        return {"r2": float(r2), "mae": float(mean_absolute_error(truth, said))}
+
+    def _in_units(self, numbers: Tensor) -> np.ndarray:
+        """Standardised numbers (n, numbers) in the units of the data, float64."""
+        mean, std = _scale(self.info)
+        return numbers.numpy().astype(np.float64) * std + mean
+
+
+def _scale(info: TaskInfo) -> tuple[np.ndarray, np.ndarray]:
+    """The mean and the standard deviation of each number."""
+    return np.array(info.facts["mean"]), np.array(info.facts["std"])
 
 
 def _numbers(cell: Any, column: str | None) -> list[float]:

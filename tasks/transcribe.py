@@ -20,6 +20,7 @@ class Transcribe(Writer):
     def measure(self, texts: list[str], references: list[str]) -> dict[str, float]:
         import jiwer
 
-        said, written = [text.casefold() for text in references], [text.casefold() for text in texts]
+        # In jiwer's eyes a line break is no space.
+        said, written = ([" ".join(text.casefold().split()) for text in column] for column in (references, texts))
         rates = {"wer": jiwer.wer(said, written), "cer": jiwer.cer(said, written)}
         return rates | super().measure(texts, references)

@@ -39,11 +39,11 @@ def test_rows_are_pictures_with_their_objects(tmp_path: Path, folder: str) -> No
     assert first["objects"] == [
         {"name": "tooth brush", "box": [1, 2, 3, 4]},
         {"name": "cat", "box": [0.5, 0, 8, 8]},
+        {"name": "cat", "box": [0, 0, 8, 8], "iscrowd": True},
     ]
     assert second["objects"] == []
     notes = check_columns(source, {"image": "image"}, "objects", answer="objects")
     assert notes == [
-        "1 annotations of crowds are left out",
         "1 annotations are of no picture or category in instances_val2017.json, and left out",
     ]
 

@@ -2,13 +2,14 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from small_models import CAPTION, picture, small_model
 
-from unitx.decoding import LENGTH_PENALTY, Growing, beam_search, write
+from unitx.decoding import LENGTH_PENALTY, Growing, Sampler, beam_search, draw_texts, write
 from unitx.tokens import Pieces, Prepared, collate, line_positions
 from unitx.writing import begun
 
@@ -58,6 +59,18 @@ def test_a_wide_beam_finds_what_brute_force_finds(seed):
         assert sum(math.exp(beam.score) for beam in beams) == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_all_ends_end_one_text(seed):
+    """As if there were one, as probable as all together."""
+    logs = (torch.randn(5, 5, generator=torch.Generator().manual_seed(seed)) * 2).log_softmax(-1)
+    one = logs.clone()
+    one[:, END], one[:, 4] = logs[:, [END, 4]].logsumexp(-1), -torch.inf
+    (found,) = beam_search(Markov(logs, [1]), lambda vectors: vectors, beams=6, ends=[END, 4], max_tokens=4)
+    (expected,) = beam_search(Markov(one, [1]), lambda vectors: vectors, beams=6, ends=[END], max_tokens=4)
+    assert [beam.ids for beam in found] == [beam.ids for beam in expected]
+    assert [beam.score for beam in found] == pytest.approx([beam.score for beam in expected], abs=1e-5)
+
+
 def test_one_beam_takes_the_likeliest_each_time():
     table = torch.randn(6, 6, generator=torch.Generator().manual_seed(0))
     table[:, END] = -9.0
@@ -105,6 +118,16 @@ def test_the_cache_gives_what_whole_sequences_give(positions):
                 asked, said = [asked[i] for i in rows], [list(said[i]) for i in rows]
                 ids = ids[rows]
             growing.append(ids)
+
+
+def test_a_text_may_be_as_long_as_positions_go():
+    model = small_model(replace(CAPTION, facts={"longest": 40}), positions=12)
+    head = model.head("caption")
+    with torch.no_grad():
+        head.head.weight[model.processors["text"].eos] = -100 * head.head.weight.abs().amax(0)  # it never ends
+    ((found, *_),) = write(model, head, asked_of(model, 1), beams=2)
+    (drawn,) = draw_texts(model, head, asked_of(model, 1), 12, Sampler(0, None, None, 0, model.device))
+    assert found.label and drawn
 
 
 def whole_sequence(model, sequence, ids):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from faster_coco_eval import COCO, COCOeval_faster
 from PIL import Image
 from small_models import batch_of, picture, small_model
+from torchvision.ops import sigmoid_focal_loss
 
 import unitx
 from unitx.augment import Augment
@@ -17,6 +20,7 @@ from unitx.data import open_source
 from unitx.errors import BadItem, UnitxError
 from unitx.media import picture_size
 from unitx.recipe import Recipe, TaskRecipe
+from unitx.report import evaluate
 from unitx.task import TaskInfo
 from unitx.tasks.detect import CORE, Detect, Found, Objects, Patches, assign
 from unitx.tokenizers.image import ImageProcessor
@@ -38,7 +42,8 @@ def grid_patches(grids: list[tuple[int, int]]) -> Patches:
 def random_objects(seed: int, count: int) -> Objects:
     rng = np.random.default_rng(seed)
     corner, size = rng.uniform(0, 0.7, (count, 2)), rng.uniform(0.05, 0.3, (count, 2))
-    return Objects(np.concatenate([corner, corner + size], 1).astype(np.float32), rng.integers(0, 2, count))
+    boxes = np.concatenate([corner, corner + size], 1).astype(np.float32)
+    return Objects(boxes, rng.integers(0, 2, count), np.zeros(count, dtype=bool))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -48,7 +53,7 @@ def test_patches_answer_for_the_smallest_object_around_their_middle(seed: int) -
     names, boxes, share = assign(patches, targets)
     for m, owner in enumerate(patches.owners.tolist()):
         best, at, side = None, patches.middles[m].numpy(), patches.sides[m].numpy()
-        for box, name in zip(*targets[owner], strict=True):
+        for box, name in zip(targets[owner].boxes, targets[owner].names, strict=True):
             size, middle = box[2:] - box[:2], (box[:2] + box[2:]) / 2
             near = all(abs(at[k] - middle[k]) <= CORE / 2 * size[k] for k in (0, 1))
             holds = all(abs(at[k] - middle[k]) <= side[k] / 2 for k in (0, 1))
@@ -119,6 +124,82 @@ def test_answers_that_are_right_have_a_precision_of_one() -> None:
     assert head.score(outputs, targets) == pytest.approx({"map": 0, "map_50": 0}, abs=0.02)
 
 
+def coco_eval(outputs: torch.Tensor, targets: list[Objects]) -> dict[str, float]:
+    """COCO's own way, from its JSON."""
+    corners = [boxes * 1000 for boxes in (objects.boxes for objects in targets)]
+    annotations = [
+        {"image_id": i, "category_id": int(name), "bbox": [*box[:2].tolist(), *(box[2:] - box[:2]).tolist()],
+         "area": float((box[2:] - box[:2]).prod()), "iscrowd": int(crowd)}
+        for i, objects in enumerate(targets)
+        for box, name, crowd in zip(corners[i], objects.names, objects.crowds, strict=True)
+    ]  # fmt: skip
+    truth = COCO({
+        "images": [{"id": i} for i in range(len(targets))], "categories": [{"id": i} for i in range(2)],
+        "annotations": [{"id": k + 1, **each} for k, each in enumerate(annotations)],
+    })  # fmt: skip
+    found = [
+        {"image_id": i, "category_id": int(line[5]), "score": float(line[4]),
+         "bbox": [*(1000 * line[:2]).tolist(), *(1000 * (line[2:4] - line[:2])).tolist()]}
+        for i, of_one in enumerate(outputs) for line in of_one if line[4] > 0
+    ]  # fmt: skip
+    judge = COCOeval_faster(truth, truth.loadRes(found), "bbox")
+    judge.run()
+    return {"map": float(judge.stats[0]), "map_50": float(judge.stats[1])}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_precision_is_cocos_crowds_among_it(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    targets = [random_objects(10 * seed + i, 5) for i in range(4)]
+    targets = [objects._replace(crowds=rng.random(5) < 0.3) for objects in targets]
+    outputs = torch.zeros(4, 100, 6)
+    for i, objects in enumerate(targets):
+        near = objects.boxes.repeat(2, 0) + rng.normal(0, 0.02, (10, 4))
+        outputs[i, :10, :4] = torch.from_numpy(near.astype(np.float32))
+        outputs[i, :10, 4] = torch.from_numpy(rng.random(10))
+        outputs[i, :10, 5] = torch.from_numpy(objects.names.repeat(2)).float()
+    assert small_model(INFO).heads["find"].score(outputs, targets) == pytest.approx(coco_eval(outputs, targets), 1e-4)
+
+
+def test_of_seven_tenths_found_the_precision_is_cocos() -> None:
+    """Ten objects of which the first seven are found: a recall of 0.7 counts, as in COCO's tool."""
+    targets = [random_objects(seed, 1)._replace(names=np.zeros(1, dtype=np.int64)) for seed in range(10)]
+    outputs = torch.zeros(10, 100, 6)
+    for i in range(7):
+        outputs[i, 0, :4], outputs[i, 0, 4] = torch.from_numpy(targets[i].boxes[0]), 0.9 - 0.01 * i
+    assert small_model(INFO).heads["find"].score(outputs, targets) == pytest.approx(coco_eval(outputs, targets), 1e-4)
+
+
+@torch.no_grad()
+def test_of_a_crowd_nothing_is_asked() -> None:
+    """Neither what stands in it nor that nothing does, but for an object of its own."""
+    model, seen = small_model(INFO), picture(0, 12, 8)
+    cat, crowd = {"name": "cat", "box": [0, 0, 4, 4]}, {"name": "dog", "box": [4, 0, 8, 8], "iscrowd": True}
+    (example,) = Detect.examples(INFO, {"image": seen, "objects": [cat, crowd]})
+    names, _, _ = assign(grid_patches([(2, 3)]), [example.target])
+    assert names.tolist() == [0, -2, -2, -1, -2, -2]
+    assert Detect.count(INFO, [example]) == 1
+    batch = batch_of(model, [("find", {"image": seen, "objects": objects}) for objects in ([cat, crowd], [cat])])
+    head, tokens, targets = model.heads["find"], model.encode(batch), batch.targets["find"]
+    each = [targets._replace(rows=targets.rows[[i]], values=[targets.values[i]]) for i in range(2)]
+    losses = [float(head.loss(tokens, of_one).sum) for of_one in each]
+    patches = head._patches(tokens.layout, targets.rows[:1])
+    logits, _ = head._heads(tokens, patches)
+    free = logits[torch.tensor([1, 2, 4, 5])]
+    assert losses[1] - losses[0] == pytest.approx(float(sigmoid_focal_loss(free, free * 0, reduction="sum")), rel=1e-4)
+
+
+def test_names_that_the_model_does_not_know_are_counted() -> None:
+    def row(*names: str) -> dict:
+        return {"image": picture(0), "objects": [{"name": name, "box": [0, 0, 4, 4]} for name in names]}
+
+    report = evaluate(small_model(INFO), [row("cat", "cow"), row("cow", "cow"), row(" dog ")])
+    assert report.scored == 3 and report.unknown_labels == {"cow": 2}
+    assert "labels that the model does not know: 1: cow (2)" in str(report)
+    with pytest.raises(UnitxError, match="knows none of the labels in 'objects'"):
+        evaluate(small_model(INFO), [row("cow")])
+
+
 def test_boxes_are_shares_of_the_pictures_sides() -> None:
     objects = [{"name": "dog", "box": [10, 5, 20, 10]}, {"name": "cow", "box": [0] * 4}]
     row = {"image": picture(0, 40, 20), "objects": objects}
@@ -138,6 +219,8 @@ def test_boxes_are_shares_of_the_pictures_sides() -> None:
         ([{"name": "cat", "box": [5, 5, 0, 10]}], "empty or outside"),
         ([{"name": "cat", "box": [5, 5, float("nan"), 10]}], "empty or outside"),
         ([{"name": "cat"}], "give a list of objects"),
+        ([{"name": None, "box": [0, 0, 4, 4]}], "give a list of objects"),
+        ([{"name": " ", "box": [0, 0, 4, 4]}], "give a list of objects"),
         ([{"name": "cat", "box": [1, 2, 3]}], "give a list of objects"),
         ("cat", "give a list of objects"),
     ],
@@ -150,6 +233,9 @@ def test_bad_boxes_are_named(objects: object, says: str) -> None:
 def test_only_a_picture_can_be_searched() -> None:
     with pytest.raises(UnitxError, match="finds things in a picture and cannot read sound:audio"):
         small_model(TaskInfo("find", "detect", {"sound": "audio"}, "objects", ["cat"]))
+    pair = {"image": [picture(0), picture(1)], "objects": []}
+    with pytest.raises(BadItem, match="boxes lie in one picture, and the row has 2"):
+        Detect.examples(INFO, pair)
     with pytest.raises(UnitxError, match="names no object"):
         Detect.fit(INFO, open_source([{"image": picture(0), "objects": []}], INFO.reads))
 
@@ -162,6 +248,11 @@ def test_the_size_of_a_picture_is_that_of_what_is_shown(tmp_path: Path) -> None:
     assert picture_size(tmp_path / "a.jpg") == (20, 30) == model_sees(tmp_path / "a.jpg")
     assert picture_size(np.zeros((20, 30, 3), np.uint8)) == (30, 20)
     assert picture_size(image) == (30, 20)
+    image.save(tmp_path / "a.tif", exif=exif)
+    assert picture_size(tmp_path / "a.tif") == model_sees(tmp_path / "a.tif")
+    for name in ("a.jpg", "a.tif"):
+        with Image.open(tmp_path / name) as opened:
+            assert picture_size(opened) == (20, 30)
     (tmp_path / "b.jpg").write_bytes(b"no picture")
     with pytest.raises(BadItem, match="is not a picture that Pillow can read"):
         picture_size(tmp_path / "b.jpg")

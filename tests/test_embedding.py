@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,10 @@ def test_several_columns_are_given_by_their_names_or_modalities() -> None:
     np.testing.assert_allclose(shares[0], shares[1], atol=1e-6)
     np.testing.assert_allclose(shares[0], shares[2], atol=1e-6)
     assert np.abs(shares[0] - shares[3]).max() > 1e-3
+    two = small_model(replace(BOTH, reads={"text": "text", "title": "text", "photo": "image"}))
+    alone = two.predict_proba([{"text": "a"}, {"text": "a", "title": None}, {"text": "a", "title": "a"}])
+    np.testing.assert_allclose(alone[0], alone[1], atol=1e-6)  # what is called text is no title
+    assert np.abs(alone[0] - alone[2]).max() > 1e-3
     for item, says in [("a", r"give each item as \{'title': …, 'photo': …\}"), ({"name": "a"}, "the item has name")]:
         with pytest.raises(UnitxError, match=says):
             model.predict([item])

@@ -12,9 +12,12 @@ import torch
 from test_sentence_transformers import folder_of
 
 import unitx
+from unitx.augment import Augment
 from unitx.errors import UnitxError
 from unitx.model import Model
 from unitx.recipe import Recipe, TaskRecipe
+from unitx.task import TaskInfo
+from unitx.tasks.pool import Pool
 
 WORDS = ["sea", "bread", "winter", "music", "tiger", "stone", "letter", "engine"]
 RATE = 16_000
@@ -85,6 +88,16 @@ def test_words_at_their_times_are_told_apart(base: Path, tmp_path: Path) -> None
     assert last["pooled/words"] > 0.8  # of the tokens in which one of eight is heard
     plain = learn(base, tmp_path / "plain", data=two_tones(512, 0), test=two_tones(64, 1), steps=1)
     assert not any("pooled/words" in line for line in plain.history)
+
+
+def test_a_sound_whose_words_are_told_is_not_played_faster() -> None:
+    info = TaskInfo("hear", "pool", {"text": "text", "audio": "audio"}, options={"words": "words"})
+    wave = np.random.default_rng(0).normal(size=RATE).astype(np.float32)
+    row = {"text": "a b", "audio": (wave, RATE), "words": [[0.0, "a"], [0.9, "b"]]}
+    for told, length in [(row, [RATE]), ({**row, "words": None}, range(1, RATE))]:
+        example = Pool.examples(info, told)[1]
+        _, ((_, varied),) = Pool.vary(example, [("audio", wave)], Augment("strong"), np.random.default_rng(1), 1.0)
+        assert len(varied) in length
 
 
 def test_a_row_whose_words_are_none_is_left_out_and_named(base: Path, tmp_path: Path) -> None:

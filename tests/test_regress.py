@@ -37,8 +37,9 @@ def test_the_loss_is_the_squared_error_of_standardised_numbers() -> None:
     tokens = model.encode(batch)
     numbers = np.array([float(price) for price in PRICES])
     means = torch.stack([states.mean(0) for states in tokens.to_list()])
-    said = (means @ head.head.weight.T + head.head.bias)[:, 0] * info.facts["std"][0] + 6.0
+    said = (means @ head.head.weight.T + head.head.bias)[:, 0]
     torch.testing.assert_close(head.outputs(tokens, targets.rows)[:, 0], said, rtol=1e-4, atol=1e-4)
+    said = said * info.facts["std"][0] + 6.0  # in the units of the data
     found = head.loss(tokens, targets)
     off = (said.numpy() - numbers) / info.facts["std"][0]
     assert float(found.sum) == pytest.approx(float((off**2).sum()), rel=1e-4)
@@ -60,9 +61,23 @@ def test_scores_are_scikit_learns() -> None:
     rng = np.random.default_rng(0)
     truth, said = torch.tensor(rng.normal(size=(20, 2))), torch.tensor(rng.normal(size=(20, 2)))
     expected = {"r2": r2_score(truth, said), "mae": mean_absolute_error(truth, said)}
-    assert head.score(said, truth) == pytest.approx(expected)
-    (row,) = head.answers(torch.tensor([[1.5, 2.5]]), 1)
-    assert row == [("price 1", 1.5), ("price 2", 2.5)]
+    mean, std = (torch.tensor(head.info.facts[name]) for name in ("mean", "std"))
+    assert head.score((said - mean) / std, (truth - mean) / std) == pytest.approx(expected)
+    (row,) = head.answers((torch.tensor([[1.5, 2.5]]) - mean) / std, 1)
+    assert [answer.label for answer in row] == ["price 1", "price 2"]
+    assert [answer.score for answer in row] == pytest.approx([1.5, 2.5])
+
+
+def test_large_numbers_of_little_spread_are_told_apart() -> None:
+    """Seconds since 1970, of which float32 knows every 128th."""
+    seconds = [1_700_000_000 + 10 * k for k in range(8)]
+    info = fitted(seconds)
+    targets = Regress.collate(info, [[number] for number in seconds])
+    np.testing.assert_allclose(targets[:, 0], (np.arange(8) - 3.5) / np.std(np.arange(8)), rtol=1e-6)
+    head = small_model(info).heads["price"]
+    assert [row[0].score for row in head.answers(targets, 1)] == pytest.approx(seconds, abs=1e-4)
+    middle = torch.zeros(8, 1)
+    assert head.score(middle, targets) == pytest.approx({"r2": 0, "mae": 20}, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -72,6 +87,7 @@ def test_scores_are_scikit_learns() -> None:
         ([1, float("inf")], "give finite numbers"),
         ([[1, 2], [3]], "as many numbers in every row"),
         ([7, 7, 7], "are all 7: there is nothing to learn"),
+        ([0.7] * 37, "are all 0.7: there is nothing to learn"),  # whose deviation is 1e-16 by numpy
         ([None, None], "as many numbers in every row"),
     ],
 )

@@ -27,4 +27,6 @@ def test_error_rates_are_edits_over_what_was_said() -> None:
     words = sum(edits(a.split(), b.split()) for a, b in pairs) / sum(len(a.split()) for a, _ in pairs)
     letters = sum(edits(list(a), list(b)) for a, b in pairs) / sum(len(a) for a, _ in pairs)
     assert scores == pytest.approx({"wer": words, "cer": letters, "exact_match": 0})
+    spread = [text.replace(" ", "\n") for text in said]  # as subtitles are
+    assert head.measure(written, spread) == scores
     assert head.lower_is_better and head.headline == "wer"

@@ -18,7 +18,7 @@ import unitx
 from unitx.batches import Feed, Preparer
 from unitx.config import BackboneConfig
 from unitx.data import open_source
-from unitx.errors import UnitxError
+from unitx.errors import BadItem, UnitxError
 from unitx.evaluation import task_outputs
 from unitx.model import Model
 from unitx.recipe import Recipe, TaskRecipe
@@ -72,6 +72,14 @@ def test_rows_without_a_picture_or_a_text_are_left_out() -> None:
         assert Caption.examples(CAPTION, row) == []
     (example,) = Caption.examples(CAPTION, {"image": picture(0), "name": 7})
     assert example.target == "7" and example.parts[-1] == ("text", "7") and example.prefix_parts == 1
+
+
+def test_several_texts_in_a_cell_are_no_text() -> None:
+    row = {"image": picture(0), "name": ["a dog", "a dog runs"]}
+    with pytest.raises(BadItem, match="give one text, and of several each a row of its own"):
+        Caption.examples(CAPTION, row)
+    with pytest.raises(UnitxError, match="and so 2 of 3 cells"):
+        Caption.fit(CAPTION, open_source([row, row, {**row, "name": "a dog"}], CAPTION.reads))
 
 
 def test_exact_matches_do_not_mind_case_and_spaces() -> None:

@@ -18,7 +18,7 @@ FIELDS = {
 
 def read_coco(path: Path) -> TableSource:
     """Rows {"image": path, "objects": [{"name": …, "box": [left, top, width, height]}, …]}, pixels; pictures without
-    annotations have an empty list. Crowds (`iscrowd`) are left out.
+    annotations have an empty list. A box around a crowd has "iscrowd": true.
 
     The pictures' paths are relative to the file's folder; or to the folder `images` or `val2017`, `train2017`, … of the
     file's name beside it or one above, as COCO is unpacked.
@@ -41,16 +41,14 @@ def read_coco(path: Path) -> TableSource:
             )
     names = {each["id"]: each["name"] for each in tree["categories"]}
     objects: dict[Any, list[dict[str, Any]]] = {each["id"]: [] for each in tree["images"]}
-    notes, crowds, lost = [], 0, 0
+    lost = 0
     for each in tree["annotations"]:
-        if each.get("iscrowd"):
-            crowds += 1
-        elif each["image_id"] in objects and each["category_id"] in names:
-            objects[each["image_id"]].append({"name": names[each["category_id"]], "box": each["bbox"]})
+        if each["image_id"] in objects and each["category_id"] in names:
+            crowd = {"iscrowd": True} if each.get("iscrowd") else {}
+            objects[each["image_id"]].append({"name": names[each["category_id"]], "box": each["bbox"], **crowd})
         else:
             lost += 1
-    notes += [f"{crowds:,} annotations of crowds are left out"] if crowds else []
-    notes += [f"{lost:,} annotations are of no picture or category in {path.name}, and left out"] if lost else []
+    notes = [f"{lost:,} annotations are of no picture or category in {path.name}, and left out"] if lost else []
     cells: dict[str, Any] = {
         "image": [each["file_name"] for each in tree["images"]],
         "objects": [objects[each["id"]] for each in tree["images"]],

@@ -86,13 +86,13 @@ def draw_texts(
         growing = Growing(model, asked, max_tokens)
         said: list[list[int]] = [[] for _ in asked]
         texts: list[str | None] = [None] * len(asked)
-        for _ in range(max_tokens):
+        for left in reversed(range(max_tokens)):
             ids = draw(head.next_logits(growing.vectors))
             for i, token in enumerate(ids.tolist()):
                 if texts[i] is None:
                     said[i].append(token)
                     texts[i] = _finished(text, said[i], stops)
-            if None not in texts:
+            if None not in texts or not left:  # nothing is read behind the last, which may have no position
                 break
             growing.append(ids)
         return [text.decode(ids) if done is None else done for ids, done in zip(said, texts, strict=True)]
@@ -123,7 +123,8 @@ def write(
     Returns: of each a list of (text, its probability), at most `beams`.
     """
     text: Any = model.processors[TEXT]
-    limit = min(text.max_tokens, head.info.facts.get("longest", text.max_tokens) + 1)
+    room = text.max_tokens + 1 - len(text.prompt(""))  # what is written last is not read again
+    limit = min(room, head.info.facts.get("longest", room) + 1)
     found: list[list[Answer]] = [[] for _ in asked]
     with answering(model):
         for places in pack([beams * (len(sequence) + limit) for sequence in asked], beams * batch_tokens):
@@ -160,8 +161,11 @@ def beam_search(growing: Any, next_logits: Any, beams: int, ends: Sequence[int],
     growing.select(torch.arange(n, device=device).repeat_interleave(beams))
     done = torch.zeros(n, beams, dtype=torch.bool, device=device)
     said: list[list[int]] = [[] for _ in range(n * beams)]
-    for _ in range(max_tokens):
+    for left in reversed(range(max_tokens)):
         steps = next_logits(growing.vectors).log_softmax(-1).view(n, beams, -1)
+        # All ends are one: what they end is one text.
+        steps[..., ends[0]] = steps[..., list(ends)].logsumexp(-1)
+        steps[..., list(ends[1:])] = -torch.inf
         # A text that has ended goes on with its end, at no cost, whatever the model would say.
         steps = steps.masked_fill(done[..., None], -torch.inf)
         steps[..., ends[0]] = steps[..., ends[0]].masked_fill(done, 0.0)
@@ -174,7 +178,7 @@ def beam_search(growing: Any, next_logits: Any, beams: int, ends: Sequence[int],
             for row, token, ended in zip(rows.tolist(), ids.tolist(), was_done.tolist(), strict=True)
         ]
         done = (was_done | torch.isin(ids, torch.tensor(ends, device=device))).view(n, beams)
-        if done.all():
+        if done.all() or not left:
             break
         growing.select(rows)
         growing.append(ids)

@@ -340,7 +340,10 @@ def _task_parts(head: Task, item: Any) -> list[tuple[str, Any]]:
     """The sequence that a task reads of an item, given bare, or as a dictionary of columns or modalities."""
     info = head.info
     if isinstance(item, dict):
-        by_column = {column: item.get(column, item.get(modality)) for column, modality in info.reads.items()}
+        by_column = {column: item.get(column) for column in info.reads}
+        for column, modality in info.reads.items():  # a modality stands for the one column that it can mean
+            if column not in item and modality not in info.reads and [*info.reads.values()].count(modality) == 1:
+                by_column[column] = item.get(modality)
         if ROW in by_column:
             by_column |= by_column.pop(ROW) or item
         parts = head.asked(info, by_column)

@@ -64,15 +64,20 @@ def picture_size(item: Any) -> tuple[int, int]:
         height, width = item.shape[:2] if not is_tensor(item) else item.shape[-2:]
         return int(width), int(height)
     if isinstance(item, Image.Image):
-        return item.size
+        return _upright_size(item)
     with open_binary(item) as file:
         try:
             with Image.open(file) as image:
-                turned = image.getexif().get(0x0112, 1) >= 5  # EXIF's orientation
-                return image.size[::-1] if turned else image.size
+                return _upright_size(image)
         except Exception as error:  # decoders raise what they like on broken headers
             what = f"{describe(item)} is not a picture that Pillow can read"
             raise BadItem(f"{what}; convert it to PNG or JPEG") from error
+
+
+def _upright_size(image: Any) -> tuple[int, int]:
+    # EXIF's orientation; of TIFF Pillow heeds it by itself.
+    turned = image.format != "TIFF" and image.getexif().get(0x0112, 1) >= 5
+    return image.size[::-1] if turned else image.size
 
 
 def sound_seconds(item: Any) -> float:

@@ -8,8 +8,11 @@ import sys
 import textwrap
 import warnings
 from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
 from copy import copy
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,13 +22,14 @@ from torch import Tensor
 from unitx.batches import EVALUATION, Feed, Notes, Preparer, plan_rows, read_examples
 from unitx.data import Source, Subset, check_columns, labels_in, open_source
 from unitx.embedding import predicting_task
-from unitx.errors import UnitxError
+from unitx.errors import BadItem, UnitxError
 from unitx.evaluation import class_rates, task_outputs
 from unitx.folders import check_writable
 from unitx.media import describe
 from unitx.model import Model
 from unitx.plots import draw_sketches, new_figure
-from unitx.source import MadeSource, is_answered, is_recorded, name_of, unseen
+from unitx.registry import TASKS
+from unitx.source import MadeSource, is_answered, is_recorded, name_of, seen_cells, unseen
 from unitx.task import Task, TaskInfo
 
 SEED = 0  # of made data; the rows of other data are all scored, in order
@@ -188,7 +192,7 @@ def known_rows(info: TaskInfo, source: Source, answer: str = "class") -> tuple[S
         UnitxError: the model knows none of the labels.
     """
     if not info.label or not info.labels or answer != "class":
-        return Subset(source, np.arange(len(source))), Counter(), 0
+        return Subset(source, np.arange(len(source))), _unknown_names(info, source), 0
     known, multi = set(info.labels), bool(info.options.get("multi_label"))
     unknown: Counter[str] = Counter()
     kept, unlabelled = [], 0
@@ -200,12 +204,33 @@ def known_rows(info: TaskInfo, source: Source, answer: str = "class") -> tuple[S
         if answered and (not names or not known.isdisjoint(names)):
             kept.append(i)
     if not kept:
-        found, has = (", ".join(list(names)[:5]) for names in (unknown, info.labels))
-        raise UnitxError(
-            f"{name_of(source)}: task '{info.name}' knows none of the labels in '{info.label}' ({found}, …); "
-            f"it knows {has}, …: name another column with --label"
-        )
+        raise _knows_none(info, source, unknown)
     return Subset(source, np.array(kept)), unknown, unlabelled
+
+
+def _unknown_names(info: TaskInfo, source: Source) -> Counter[str]:
+    """Of a task that names what an item holds: the names that the model does not know (name → rows).
+
+    Raises:
+        UnitxError: it knows none of them.
+    """
+    names: Counter[str] = Counter()
+    recorded = info.label and info.labels and not isinstance(source, MadeSource)
+    for cell in seen_cells(source, str(info.label)) if recorded else []:
+        with suppress(BadItem):  # which is noted where the row is read
+            names.update({*TASKS.get(info.kind).names_in(info, cell)})
+    unknown = Counter({name: count for name, count in names.items() if name not in info.numbers})
+    if names and len(unknown) == len(names):
+        raise _knows_none(info, source, unknown)
+    return unknown
+
+
+def _knows_none(info: TaskInfo, source: Source, names: Iterable[str]) -> UnitxError:
+    found, has = (", ".join(islice(some, 5)) for some in (names, info.labels))
+    return UnitxError(
+        f"{name_of(source)}: task '{info.name}' knows none of the labels in '{info.label}' ({found}, …); "
+        f"it knows {has}, …: name another column with --label"
+    )
 
 
 def class_scores(head: Task, outputs: Tensor, targets: Tensor) -> tuple[list[dict[str, Any]], np.ndarray | None]:

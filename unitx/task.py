@@ -201,6 +201,15 @@ class Task(nn.Module):
         return info.parts(row)
 
     @classmethod
+    def names_in(cls, info: TaskInfo, cell: Any) -> list[str]:
+        """Of a task that names what an item holds, and passes over names that it does not know: those of a cell.
+
+        Raises:
+            BadItem: the cell holds something else.
+        """
+        return []
+
+    @classmethod
     def examples(cls, info: TaskInfo, row: dict[str, Any]) -> list[Example]:
         """The sequences to train on or evaluate that one row of data gives."""
         parts = info.parts(row)

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unitx.backbone import Linear
-from unitx.errors import UnitxError
-from unitx.source import seen_cells
+from unitx.errors import BadItem, UnitxError
+from unitx.media import describe
+from unitx.source import parsed_cells
 from unitx.task import Sketch, Task, TaskInfo, TaskLoss
 from unitx.tokens import Example, Pieces, Prepared, Targets, Tokens, line_positions
 
@@ -147,14 +148,18 @@ class Writer(LanguageHead):
         """
         if info.label is None:
             raise UnitxError(f"task '{info.name}' writes text: name the column that holds it with --label")
-        longest = max((len(str(cell).encode()) for cell in seen_cells(source, info.label)), default=0)
+        texts = parsed_cells(source, info.label, lambda cell: _text(cell, info.label))
+        longest = max((len(text.encode()) for text in texts), default=0)
         return replace(info, facts={**info.facts, "longest": max(longest, 1)})
 
     @classmethod
     def examples(cls, info: TaskInfo, row: dict[str, Any]) -> list[Example]:
-        """Of a row without anything to read, or without a text to write, none; a number is written as it is printed."""
-        parts, cell = info.parts(row), row.get(info.label) if info.label else None
-        text = "" if cell is None else str(cell).strip()
+        """Of a row without anything to read, or without a text to write, none; a number is written as it is printed.
+
+        Raises:
+            BadItem: it is to write something else, such as a list of texts.
+        """
+        parts, text = info.parts(row), _text(row.get(info.label) if info.label else None, info.label)
         return [Example([*parts, (TEXT, text)], text, prefix_parts=len(parts))] if parts and text else []
 
     def sketches(self, model: Model, preparer: Preparer, drawn: list[Drawn]) -> list[Sketch]:
@@ -180,6 +185,12 @@ class Writer(LanguageHead):
     def measure(self, texts: list[str], references: list[str]) -> dict[str, float]:
         """Metric → value, the headline among them."""
         return {"exact_match": exact_match(texts, references)}
+
+
+def _text(cell: Any, column: str | None) -> str:
+    if isinstance(cell, list | dict | bytes):
+        raise BadItem(f"'{column}' holds {describe(cell)}: give one text, and of several each a row of its own")
+    return "" if cell is None else str(cell).strip()
 
 
 def exact_match(texts: list[str], references: list[str]) -> float:
