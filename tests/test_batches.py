@@ -439,3 +439,6 @@ def test_pairs_are_told_from_many_others_and_named_concepts_need_none() -> None:
     assert pairs.rows == 128 and concepts.rows < 20
     plan_rows(PREPARER, [pairs], 8_000)
     assert pairs.rows > 200  # at least as many, not just as many
+    plan_rows(PREPARER, [pairs], 200, accumulate=4)
+    plan_rows(PREPARER, [concepts], 200, accumulate=4)
+    assert pairs.rows == 4 * 128 and concepts.rows < 20  # in each micro-batch, where the others are

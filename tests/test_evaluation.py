@@ -98,7 +98,7 @@ def test_what_cannot_be_read_is_left_out_and_reported(tmp_path: Path):
     assert found == {} and len(notes.skipped) == len(rows)
 
 
-NAN = float("nan")
+NAN, INF = float("nan"), float("inf")
 
 
 @pytest.mark.parametrize(
@@ -113,6 +113,8 @@ NAN = float("nan")
         ({"a": NAN}, {"a": NAN}, 0.0),
         ({"b": 0.5}, {"b": 0.5}, 0.0),  # a score that has not moved yet
         ({}, {}, 0.0),
+        ({"a": -INF}, {"a": 0.5}, -1.0),
+        ({"a": 0.5}, {"a": -INF}, 1.0),
     ],
 )
 def test_evaluations_are_compared_task_by_task_in_units_of_their_ranges(
@@ -120,3 +122,9 @@ def test_evaluations_are_compared_task_by_task_in_units_of_their_ranges(
 ):
     so_far = [{"a": 0.5, "chrf": 30.0, "b": 0.5}, {"a": 0.9, "chrf": 50.0}, {"a": NAN, "chrf": 40.0}]
     assert gain(new, old, [*so_far, new]) == pytest.approx(expected)
+
+
+def test_the_least_gain_of_one_task_does_not_outweigh_a_fall_of_another() -> None:
+    first, second = {"a": 0.990, "b": 0.80}, {"a": 0.991, "b": 0.40}
+    assert gain(second, first, [first, second]) < -0.4
+    assert gain(first, second, [first, second]) > 0.4

@@ -131,6 +131,16 @@ def test_a_stream_has_the_rows_of_its_data_set(dataset):
     assert again.row(4, RNG) == whole.row(4, RNG) and stream.row(5, RNG) == whole.row(5, RNG)
 
 
+def test_the_seed_decides_the_order_of_a_stream(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: stream_of(200, 2))
+
+    def order(seed: int) -> list[str]:
+        source = open_source("stream:user/name", label="label", seed=seed)
+        return [source.row(i, RNG)["text"] for i in range(10)]
+
+    assert order(0) == order(0) != order(1)
+
+
 def test_each_pass_over_a_shuffled_stream_has_another_order():
     source = open_source(stream_of(20, 1, shuffled=True), label="label")
     passes = [[source.row(20 * n + i, RNG)["text"] for i in range(20)] for n in (0, 1, 0)]

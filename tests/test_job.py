@@ -12,7 +12,7 @@ from small_data import TINY, captioned, colour_folder, text_rows, tone_folder, w
 from unitx.batches import Feed
 from unitx.config import SIZES
 from unitx.errors import UnitxError
-from unitx.job import _identity, build_job, named_data, weigh_by_size
+from unitx.job import _identity, _items, build_job, named_data, weigh_by_size
 from unitx.recipe import Recipe, TaskRecipe, load_recipe, update
 from unitx.task import TaskInfo
 from unitx.tokenizers.text import train_sentencepiece
@@ -38,7 +38,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (root / "latin.csv").write_bytes("text,label\ncafé,a\nthé,b\n".encode("latin-1"))
     broken = colour_folder(root / "broken", each=2)
     for file in broken.rglob("*.png"):
-        file.write_bytes(file.read_bytes()[:20])
+        file.write_bytes(file.read_bytes()[20:])
     flat = root / "flat"
     flat.mkdir()
     for i, file in enumerate((root / "whole").rglob("*.png")):
@@ -269,6 +269,70 @@ def test_test_data_that_a_task_learns_from_are_pointed_out(data: dict[str, str],
     job = build_job(update(Recipe(tasks=tasks), **{**TINY, "data": data["csv"]}))
     assert any(fact.startswith("task 'own' is judged on what 'other' learns from") for fact in job.facts)
     assert not any("learns from" in fact for fact in build_job(recipe(CLASSIFY, data=data["csv"], test=test)).facts)
+
+
+def test_rows_without_an_answer_count_nowhere() -> None:
+    """Neither in the steps of a task nor in its weight, so any seed and number of processes learns as many."""
+    rows = [{"text": f"text {i}", "kind": "ab"[i % 2], "rare": "cd"[i % 2] if i % 20 < 2 else None} for i in range(400)]
+    tasks = {name: TaskRecipe("classify", reads="text", label=name) for name in ("kind", "rare")}
+    for seed in range(4):
+        job = build_job(update(Recipe(tasks=tasks, data=rows, seed=seed, temperature=1.0), **TINY))
+        kind, rare = job.feeds
+        assert None not in rare.source.column("rare") and None not in job.held_out[1].source.column("rare")
+        assert len(rare.source) + len(job.held_out[1].source) == 40 and len(kind.source) == 360
+        assert rare.info.weight / kind.info.weight == pytest.approx(len(rare.source) / 360)
+
+
+def test_what_is_not_judged_is_said(tmp_path: Path) -> None:
+    rows, odd = text_rows(12), [{**row, "label": "Odd"} for row in text_rows(3)]
+    job = build_job(recipe(CLASSIFY, data=rows, test=[*text_rows(6), *odd]))
+    assert "task 'mine' is not judged on 3 rows: training has no Odd" in job.facts
+    few = [{**row, "rare": "yes" if i == 4 else None} for i, row in enumerate(text_rows(12))]
+    job = build_job(recipe(TaskRecipe("transcribe", reads="text", label="rare"), data=few))
+    assert "task 'mine': no row that is held out has an answer, so nothing judges it" in job.facts
+
+
+def test_no_task_learns_from_what_another_is_judged_by(data: dict[str, str], tmp_path: Path) -> None:
+    photos = sorted(Path(data["photos"]).rglob("*.png"))
+    rows = [{"photo": str(photos[i % len(photos)]), "title": f"title {i}"} for i in range(5 * len(photos))]
+    words = TaskRecipe("next_token", reads="title:text")
+    pictures = TaskRecipe("masked", reads="photo:image")
+    job = build_job(update(Recipe(tasks={"words": words, "pictures": pictures}, data=rows), **TINY))
+    learned = {row for feed in job.feeds for row in feed.source.column("photo")}
+    assert learned.isdisjoint(job.held_out[1].source.column("photo"))
+    # Other data that name the same files.
+    tasks = {"kind": TaskRecipe("classify", reads="image", label="label", data=data["photos"]),
+             "pictures": replace(pictures, data=rows)}  # fmt: skip
+    job = build_job(update(Recipe(tasks=tasks), **TINY))
+    held = {str(Path(data["photos"]) / file) for file in job.held_out[0].source.column("image")}
+    learned = set(job.feeds[1].source.column("photo"))
+    assert held and learned and learned.isdisjoint(held)
+    assert any("leaves out" in fact and "that 'kind' is judged by" in fact for fact in job.facts)
+
+
+def test_a_tokenizer_sees_the_data_of_all_tasks_in_turn() -> None:
+    first = [{"text": f"a{i}", "label": "ab"[i % 2]} for i in range(40)]
+    second = [{"text": f"b{i}", "label": "ab"[i % 2]} for i in range(10)]
+    tasks = {name: replace(CLASSIFY, data=rows) for name, rows in (("one", first), ("two", second))}
+    job = build_job(update(Recipe(tasks=tasks), **TINY))
+    items = [*_items(job.feeds, "text", 0)]
+    held = sum(len(feed.source) for feed in job.held_out)
+    assert len(items) == 50 - held and {item[0] for item in items[:2]} == {"a", "b"} == {i[0] for i in items[8:10]}
+
+
+def test_columns_that_a_tables_tokenizer_has_not_learned_are_said() -> None:
+    def rows(*columns: str) -> list[dict[str, Any]]:
+        return [{**dict.fromkeys(columns, float(i)), "label": "ab"[i % 2]} for i in range(12)]
+
+    task = TaskRecipe("classify", reads="*:table", label="label")
+    base = build_job(recipe(task, data=rows("age", "weight"))).model
+    job = build_job(recipe(task, data=rows("age", "dose")), base)
+    assert "task 'mine': the table's tokenizer has not learned dose" in job.facts
+
+
+def test_data_of_the_hub_are_known_by_either_spelling() -> None:
+    assert _identity("user/name") == _identity("user/name:train") != _identity("user/name:test")
+    assert _identity("stream:user/name") == _identity("stream:user/name:train") != _identity("user/name")
 
 
 def test_made_data_judge_by_their_other_parts() -> None:

@@ -182,6 +182,16 @@ def test_layer_decay_lowers_the_rate_towards_the_input():
     assert {round(rate, 6) for rate in rates.values()} == {0.1, 0.2, 0.4, 0.8}
 
 
+def test_what_is_new_in_a_trained_model_learns_at_the_full_rate():
+    model = small_model()
+    names = {id(p): name for name, p in model.named_parameters()}
+    new = {name for name in names.values() if name.startswith("tokenizers.image")}
+    optimizers = build_optimizers(model, "adamw", 0.01, 0.1, 0.5, new=new)
+    scales = {names[id(p)]: group["scale"] for o in optimizers for group in o.param_groups for p in group["params"]}
+    assert all(scales[name] == 1.0 for name in new)
+    assert all(scale == 0.25 for name, scale in scales.items() if name.startswith("tokenizers.") and name not in new)
+
+
 def test_muon_takes_four_times_the_rate_of_adamw():
     muon, adamw = build_optimizers(small_model(), "muon", 0.01, 0.1)
     set_lr([muon, adamw], 0.5)

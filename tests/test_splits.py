@@ -125,6 +125,41 @@ def test_pictures_stored_as_bytes_are_compared_by_content():
     assert len(held) == 2 and not shown(train) & shown(held)
 
 
+def test_copies_of_a_file_stay_on_one_side(tmp_path: Path):
+    for i in range(20):
+        content = RNG.bytes(10_000)
+        (tmp_path / f"{i}.png").write_bytes(content)
+        (tmp_path / f"copy-of-{i}.png").write_bytes(content)
+        middle = bytearray(content)
+        middle[5_000] ^= 1  # as large, with the same beginning and end
+        (tmp_path / f"other-{i}.png").write_bytes(bytes(middle))
+    rows = [{"image": file.name} for file in sorted(tmp_path.iterdir())]
+    source = TableSource(collect(rows), tmp_path, "t", {"image": "image"})
+    _, held, statement = split(source, fraction=0.3)
+    names = set(held.column("image"))
+    assert all((f"{i}.png" in names) == (f"copy-of-{i}.png" in names) for i in range(20))
+    assert any((f"{i}.png" in names) != (f"other-{i}.png" in names) for i in range(20))
+    assert "20 rows that repeat an item" in statement
+
+
+def test_series_with_a_number_in_common_are_two():
+    rows = [{"series": [0.0, 1.5, float(i)], "label": "ab"[i % 2]} for i in range(40)]
+    rows += rows[:3]  # and equal ones are one
+    _, held, statement = split(table(rows, series="series"), "label", 0.2)
+    assert len(held) == 9 and "3 rows that repeat an item" in statement
+    layers = [{"series": [[0.0, 0.0], [float(i), 1.0]], "label": "ab"[i % 2]} for i in range(40)]
+    assert len(split(table(layers, series="series"), "label", 0.2)[1]) == 8
+
+
+def test_columns_that_other_tasks_read_tie_rows_too():
+    rows = [{"photo": f"{i % 20}.png", "title": f"title {i}"} for i in range(100)]
+    source = table(rows, title="text")
+    train, held, _ = split(source, fraction=0.2, reads={"title": "text", "photo": "image"})
+    assert not set(train.column("photo")) & set(held.column("photo"))
+    train, held, _ = split(source, fraction=0.2)
+    assert set(train.column("photo")) & set(held.column("photo"))
+
+
 def test_pictures_in_memory_are_told_apart():
     rows = [{"image": (np.zeros(3), 16_000), "label": "ab"[i % 2]} for i in range(20)]
     assert len(split(table(rows, image="audio"), "label")[1]) == 2

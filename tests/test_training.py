@@ -148,8 +148,8 @@ def test_uncertainty_is_learned_and_goes_on_after_a_stop(tmp_path: Path, rows: s
     assert all(abs(value) > 1e-3 for value in learned.values())
     line = next(line for line in run.history if line["step"] == 10)
     parts = [
-        TWO[task].weight * line[f"{task}/loss"] * math.exp(-line[f"{task}/log_variance"])
-        + line[f"{task}/log_variance"] / 2
+        TWO[task].weight
+        * (line[f"{task}/loss"] * math.exp(-line[f"{task}/log_variance"]) + line[f"{task}/log_variance"] / 2)
         for task in TWO
     ]
     assert line["loss"] == pytest.approx(sum(parts), rel=1e-5)

@@ -66,19 +66,24 @@ class TableProcessor(Processor):
         """Vectors that there are: one a column of numbers, one a name, one a column for what is missing."""
         return 2 * len(self.numbers) + sum(1 + len(known) for _, known in self.names)
 
+    @property
+    def columns(self) -> list[str]:
+        """Those that it knows."""
+        return [name for name, *_ in self.numbers] + [name for name, _ in self.names]
+
     def read(self, item: Any) -> Mapping[str, Any]:
         """A dictionary of column → cell; columns that training did not have are left out, what is missing is None.
 
         Raises:
             BadItem: it is no dictionary, has none of the columns, or text where numbers stood.
         """
-        columns = [name for name, *_ in self.numbers] + [name for name, _ in self.names]
-        if not isinstance(item, Mapping) or not any(item.get(column) is not None for column in columns):
-            raise BadItem(f"{describe(item)} is no row of the table: give {{column: cell}} with {', '.join(columns)}")
+        if not isinstance(item, Mapping) or not any(item.get(column) is not None for column in self.columns):
+            known = ", ".join(self.columns)
+            raise BadItem(f"{describe(item)} is no row of the table: give {{column: cell}} with {known}")
         for column, *_ in self.numbers:
             if item.get(column) is not None and _number(item[column]) is None:
                 raise BadItem(f"the column '{column}' holds {describe(item[column])}, and held numbers in training")
-        return {column: item.get(column) for column in columns}
+        return {column: item.get(column) for column in self.columns}
 
     def features(self, raw: Mapping[str, Any]) -> np.ndarray:
         """(columns, 2) float32: the slot of each, and the standardised number, 0 of a name."""

@@ -342,10 +342,12 @@ class Evaluation(Dataset):
         return batch
 
 
-def plan_rows(preparer: Preparer, feeds: list[Feed], batch_tokens: int, seed: int = 0) -> None:
+def plan_rows(
+    preparer: Preparer, feeds: list[Feed], batch_tokens: int, seed: int = 0, accumulate: int = 1
+) -> None:
     """Set each feed's rows a step so that a step has about `batch_tokens` tokens, shared by the tasks' weights.
 
-    A task may need more rows than these (`Task.least_rows`).
+    A task may need more rows than these (`Task.least_rows`), and in each of `accumulate` micro-batches.
 
     Raises:
         UnitxError: none of a task's sampled rows could be read; says why for the first.
@@ -363,11 +365,11 @@ def plan_rows(preparer: Preparer, feeds: list[Feed], batch_tokens: int, seed: in
             why = notes.skipped[0] if notes.skipped else f"no row has an item{known}"
             raise UnitxError(f"task '{feed.info.name}': none of {len(places)} sampled rows can be used: {why}")
         share = batch_tokens * feed.info.weight / whole
-        rows = max(TASKS.get(feed.info.kind).least_rows(feed.info), round(share / np.mean(list(tokens.values()))))
+        rows = max(_least_rows(feed, accumulate), round(share / np.mean(list(tokens.values()))))
         feed.rows = min(rows, 10 * len(feed.source))
 
 
-def stretch_epochs(feeds: list[Feed]) -> None:
+def stretch_epochs(feeds: list[Feed], accumulate: int = 1) -> None:
     """Have steps take fewer rows where an epoch of the longest task would be less than twenty steps.
 
     Few data would else give few steps: 119 rows of which a step takes 564 are learned in no number of epochs that one
@@ -375,9 +377,14 @@ def stretch_epochs(feeds: list[Feed]) -> None:
     """
     steps = max(len(f.source) / f.rows if is_recorded(f.source) else float("inf") for f in feeds)
     for feed in feeds if steps < FEWEST_STEPS else []:
-        least = max(FEWEST_ROWS, TASKS.get(feed.info.kind).least_rows(feed.info))
+        least = max(FEWEST_ROWS, _least_rows(feed, accumulate))
         rows = max(least, round(feed.rows * steps / FEWEST_STEPS))
         feed.rows = min(feed.rows, rows, len(feed.source))
+
+
+def _least_rows(feed: Feed, accumulate: int) -> int:
+    least = TASKS.get(feed.info.kind).least_rows(feed.info)
+    return accumulate * least if least > 1 else 1
 
 
 def data_loader(dataset: Dataset, order: Sequence[int], workers: int | None) -> DataLoader:

@@ -152,6 +152,8 @@ def _value(name: str, text: str) -> Any:
     """A value as YAML reads it, and 1e-3 as a number too."""
     if re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", text):
         return float(text)
+    if re.fullmatch(r"\d+(:\d+)+", text):
+        return text  # to YAML 1:30 is ninety, to nobody else
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:

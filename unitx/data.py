@@ -66,7 +66,9 @@ STREAM = "stream:"  # before the name of a data set on the hub
 HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?(:[\w.+-]+)?")
 
 
-def open_source(data: Any, reads: dict[str, str] | None = None, label: str | None = None) -> Source:
+def open_source(
+    data: Any, reads: dict[str, str] | None = None, label: str | None = None, seed: int = 0
+) -> Source:
     """Whatever the user gave as data: a path, a name, or an object in memory.
 
     Accepted: a folder of class folders or a flat folder, of media or plain text; a CSV, TSV, JSONL or Parquet file
@@ -78,22 +80,23 @@ def open_source(data: Any, reads: dict[str, str] | None = None, label: str | Non
     Args:
         reads: column → modality; guessed where None.
         label: the column that holds the answer, which is not to be guessed as something to read.
+        seed: of the order in which a data set that is streamed comes.
 
     Raises:
         UnitxError: it cannot be found or read, or what to read cannot be guessed.
     """
-    source = _open_path(data, reads, label) if isinstance(data, str | os.PathLike) else _open_object(data)
+    source = _open_path(data, reads, label, seed) if isinstance(data, str | os.PathLike) else _open_object(data)
     if isinstance(source, TableSource | DatasetSource) and source is not data and not source.reads:
         return replace(source, reads=reads or guess_reads(source, label))
     return source
 
 
-def _open_path(data: str | os.PathLike, reads: dict[str, str] | None, label: str | None) -> Source:
+def _open_path(data: str | os.PathLike, reads: dict[str, str] | None, label: str | None, seed: int) -> Source:
     name = os.fspath(data)
     if world := named_world(name):
         return _open_object(world)
     if name.startswith(STREAM):
-        return load_hub(name.removeprefix(STREAM), streaming=True)
+        return load_hub(name.removeprefix(STREAM), streaming=True, seed=seed)
     path = Path(os.path.expanduser(name))
     try:
         if os.path.isdir(path):

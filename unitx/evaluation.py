@@ -15,6 +15,8 @@ from unitx.model import Model
 from unitx.precision import answering
 from unitx.writing import Written
 
+LEAST_RANGE = 0.05  # of the largest score
+
 
 @torch.inference_mode()
 def task_outputs(
@@ -57,15 +59,16 @@ def gain(new: dict[str, float], old: dict[str, float], all_so_far: Iterable[dict
     """How much better one evaluation is than another: the mean over tasks by how much their headline scores (larger is
     better) differ, each in units of the range that it has had in `all_so_far`.
 
-    Accuracies, bits and chrF (0 to 100) have no unit in common, and a plain mean would be that of the largest. A score
-    that is no number is worse than any.
+    Accuracies, bits and chrF (0 to 100) have no unit in common, and a plain mean would be that of the largest. A range
+    counts as a twentieth of the largest score at least, or the least move in one task would outweigh a fall in another.
+    A score that is no number, or infinite, is worse than any.
     """
     gains = []
     for task in new.keys() & old.keys():
-        numbers = [each[task] for each in all_so_far if not math.isnan(each.get(task, math.nan))]
-        if math.isnan(new[task]) or math.isnan(old[task]):
-            gains.append(float(math.isnan(old[task])) - math.isnan(new[task]))
-        elif spread := max(numbers) - min(numbers):
+        numbers = [each[task] for each in all_so_far if math.isfinite(each.get(task, math.nan))]
+        if not (math.isfinite(new[task]) and math.isfinite(old[task])):
+            gains.append(float(math.isfinite(new[task])) - math.isfinite(old[task]))
+        elif spread := max(max(numbers) - min(numbers), LEAST_RANGE * max(map(abs, numbers))):
             gains.append((new[task] - old[task]) / spread)
         else:
             gains.append(0.0)

@@ -43,6 +43,7 @@ def prepare_base(recipe: Recipe, base: Model) -> Job:
     old_parameters = {name for name, _ in base.named_parameters()}
     job = build_job(recipe, base, fixed)
     model = job.model
+    job.new = {name for name, _ in model.named_parameters()} - old_parameters
     tune(model, recipe.tune, frozen)
     read = modalities_of(job.feeds)
     for modality in old_tokenizers:  # weight decay would wear down one that no task reads

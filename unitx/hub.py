@@ -136,11 +136,12 @@ class StreamSource(DatasetSource):
         return True
 
 
-def load_hub(name: str, streaming: bool = False) -> DatasetSource:
+def load_hub(name: str, streaming: bool = False, seed: int = 0) -> DatasetSource:
     """A data set of the Hugging Face hub, "user/name" or "name", with ":split" where it is not train.
 
     Args:
         streaming: read it from there again and again, shuffled a little each time, in place of downloading it.
+        seed: of the shuffling.
 
     Raises:
         UnitxError: `datasets` is not installed, or the data set cannot be loaded.
@@ -160,4 +161,6 @@ def load_hub(name: str, streaming: bool = False) -> DatasetSource:
             f"'{name}' is neither a path nor a data set of the hub that could be loaded ({cause}); "
             "give another path or name, or load it in Python and give the Dataset itself"
         ) from error
-    return StreamSource(dataset.shuffle(0, buffer_size=SHUFFLED), name) if streaming else DatasetSource(dataset, name)
+    if streaming:
+        return StreamSource(dataset.shuffle(seed, buffer_size=SHUFFLED), name)
+    return DatasetSource(dataset, name)

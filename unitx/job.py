@@ -6,22 +6,37 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import compress, zip_longest
 from typing import Any
 
 import numpy as np
 
 from unitx.batches import Feed, Preparer, plan_rows, stretch_epochs
 from unitx.config import SIZES, size_of
-from unitx.data import Source, Subset, check_columns, guess_reads, named_world, open_source, parse_reads, split
+from unitx.data import (
+    HUB_NAME,
+    STREAM,
+    Source,
+    Subset,
+    check_columns,
+    guess_reads,
+    labels_in,
+    named_world,
+    open_source,
+    parse_reads,
+    split,
+)  # fmt: skip
 from unitx.errors import BadItem, UnitxError
 from unitx.model import Model
 from unitx.recipe import Recipe, TaskRecipe, backbone_config, check, is_world
 from unitx.registry import TASKS, TOKENIZERS, import_plugin
-from unitx.source import MadeSource, file_column, is_recorded, is_stream, name_of, unseen
-from unitx.task import TaskInfo
+from unitx.source import MadeSource, file_column, is_answered, is_recorded, is_stream, name_of, origin, unseen
+from unitx.splits import files_of
+from unitx.task import Task, TaskInfo
 from unitx.tokenizer import Processor
 from unitx.writing import TEXT
 
+FIRST_ROWS = 10  # that are looked at for columns that nothing is known of
 FINETUNE_RATE = 0.3  # of the rate for new models, where all of a trained one moves
 GOES_ON = ("tied", "pooling", "multi_label")  # options of a head that its task keeps when it is trained further
 
@@ -35,6 +50,7 @@ class Job:
         feeds: the training rows of each task. held_out: the rows that it is evaluated on.
         facts: plain sentences about the data, for the log.
         resolved: what was decided where the recipe left it open.
+        new: names of the parameters that begin anew in a trained model.
     """
 
     recipe: Recipe
@@ -44,6 +60,7 @@ class Job:
     held_out: list[Feed]
     facts: list[str] = field(default_factory=list)
     resolved: dict[str, Any] = field(default_factory=dict)
+    new: set[str] = field(default_factory=set)
 
 
 def build_job(recipe: Recipe, base: Model | None = None, fixed: Collection[str] = ()) -> Job:
@@ -67,9 +84,11 @@ def build_job(recipe: Recipe, base: Model | None = None, fixed: Collection[str] 
         train, test, info = _open_task(recipe, task, shared, known)
         feeds.append(Feed(info, train))
         held_out.append(Feed(info, test))
+    _keep_apart(feeds, held_out, facts)
     if recipe.temperature is not None:
         weigh_by_size(feeds, recipe.temperature)
     processors = _processors(recipe, feeds, base, facts)
+    facts += _unknown_columns(feeds, processors)
     infos = [feed.info for feed in feeds]
     model = (
         Model(backbone_config(recipe), processors, infos)
@@ -89,14 +108,48 @@ def build_job(recipe: Recipe, base: Model | None = None, fixed: Collection[str] 
         "reads": {feed.info.name: feed.info.reads for feed in feeds},
         "labels": {feed.info.name: len(feed.info.labels) for feed in feeds if feed.info.labels},
     }
-    plan_rows(preparer, feeds, resolved["batch_tokens"], recipe.seed)
+    plan_rows(preparer, feeds, resolved["batch_tokens"], recipe.seed, recipe.accumulate)
     if recipe.batch_tokens is None:
-        stretch_epochs(feeds)
+        stretch_epochs(feeds, recipe.accumulate)
     for feed, held in zip(feeds, held_out, strict=True):
         held.rows = max(1, min(feed.rows, len(held.source) or 1))
     resolved["facts"] = facts
     resolved["rows_a_step"] = {feed.info.name: feed.rows for feed in feeds}
     return Job(recipe, model, preparer, feeds, held_out, facts, resolved)
+
+
+def _keep_apart(feeds: list[Feed], held_out: list[Feed], facts: list[str]) -> None:
+    """Take rows out of training whose files a part of other data is held out with: two data sets may name one file."""
+    held = [(feed, set().union(*_files_of(feed))) for feed in held_out]
+    for feed in feeds:
+        shown = _files_of(feed)
+        for other, files in held:
+            if not files or origin(other.source) is origin(feed.source):  # which `split` keeps apart
+                continue
+            clean = np.array([files.isdisjoint(row) for row in shown], dtype=bool)
+            if 0 < (lost := int((~clean).sum())) < len(clean):
+                name, judged = feed.info.name, other.info.name
+                facts.append(f"task '{name}' leaves out {lost:,} rows with files that '{judged}' is judged by")
+                feed.source, shown = Subset(feed.source, np.flatnonzero(clean)), list(compress(shown, clean))
+
+
+def _files_of(feed: Feed) -> list[set[str]]:
+    source = feed.source
+    return [] if isinstance(source, MadeSource) or is_stream(source) else files_of(source, feed.info.reads)
+
+
+def _unknown_columns(feeds: list[Feed], processors: dict[str, Processor]) -> list[str]:
+    """What to say of columns of a table that a tokenizer, which learned its own of other data, does not know."""
+    found = []
+    for feed in feeds:
+        tables = {column: "table" for column, modality in feed.info.reads.items() if modality == "table"}
+        known = {*getattr(processors["table"], "columns", ())} if tables else set()
+        for index in range(min(FIRST_ROWS, len(feed.source))) if known else ():
+            row = feed.source.row(index, np.random.default_rng(index))
+            for _, item in replace(feed.info, reads=tables).parts(row):
+                if lost := ", ".join(name for name, cell in item.items() if cell is not None and name not in known):
+                    found.append(f"task '{feed.info.name}': the table's tokenizer has not learned {lost}")
+    return list(dict.fromkeys(found))
 
 
 def weigh_by_size(feeds: list[Feed], temperature: float) -> None:
@@ -209,7 +262,10 @@ def _identity(data: Any) -> Any:
         return repr(sorted({"part": "train", **data}.items()))
     if isinstance(data, Mapping):  # recipes copy dictionaries, but not what they hold
         return tuple((name, id(cells)) for name, cells in data.items())
-    return data if isinstance(data, str) else id(data)
+    if isinstance(data, str):
+        whole = HUB_NAME.fullmatch(data.removeprefix(STREAM)) and ":" not in data.removeprefix(STREAM)
+        return f"{data}:train" if whole else data
+    return id(data)
 
 
 def _open_task(recipe: Recipe, task: TaskRecipe, shared: Shared, known: TaskInfo) -> tuple[Source, Source, TaskInfo]:
@@ -224,7 +280,7 @@ def _open_task(recipe: Recipe, task: TaskRecipe, shared: Shared, known: TaskInfo
     label = task.label or recipe.label
     options = _options(recipe, task)
     multi = bool(options.get("multi_label"))
-    source = open_source(given, reads, label)
+    source = open_source(given, reads, label, recipe.seed)
     reads = reads or guess_reads(source, label)
     tests = None if test is None else unseen(open_source(test, reads, label))
     for part in (source, tests):
@@ -233,10 +289,13 @@ def _open_task(recipe: Recipe, task: TaskRecipe, shared: Shared, known: TaskInfo
             shared.facts += [fact for fact in found if fact not in shared.facts]
     classes = label if kind.answer == "class" else None
     source, held_out = _parts(recipe, _identity(given), source, classes, multi, shared)
+    source, held_out = (_answered(part, label, multi, kind) for part in (source, held_out))
     learner = shared.learned.get(_identity(test))
     if tests is None:
         assert held_out is not None  # the data of a task without test data are split
         tests = held_out
+        if recipe.holdout and not len(tests) and not is_stream(tests):
+            shared.facts.append(f"task '{name}': no row that is held out has an answer, so nothing judges it")
     elif learner and not isinstance(tests, MadeSource):
         shared.facts.append(f"task '{name}' is judged on what '{learner}' learns from: that says nothing of new data")
     if isinstance(tests, MadeSource):
@@ -248,7 +307,29 @@ def _open_task(recipe: Recipe, task: TaskRecipe, shared: Shared, known: TaskInfo
     )
     for modality in info.reads.values():
         TOKENIZERS.get(modality)
-    return source, tests, kind.fit(info, source)
+    info = kind.fit(info, source)
+    if kind.classifies and not isinstance(tests, MadeSource):
+        shared.facts += _unscored(info, tests, multi)
+    return source, tests, info
+
+
+def _answered(source: Any, label: str | None, multi: bool, kind: type[Task]) -> Any:
+    """Those rows of recorded data that have an answer, of a task that asks for one: others would count as rows of a
+    step and in the task's size, and give nothing."""
+    asks = label is not None and (kind.classifies or kind.answer != "class")
+    if source is None or not asks or isinstance(source, MadeSource) or is_stream(source):
+        return source
+    cells = source.column(label)
+    has = [is_answered(cell, multi) if kind.classifies else cell is not None and cell != "" for cell in cells]
+    return source if all(has) else Subset(source, np.flatnonzero(has))
+
+
+def _unscored(info: TaskInfo, tests: Source, multi: bool) -> list[str]:
+    """What to say of held-out rows whose labels training does not have."""
+    cells = [labels_in(cell, multi) for cell in tests.column(str(info.label))]
+    lost = [name for names in cells if names and info.numbers.keys().isdisjoint(names) for name in names]
+    named = ", ".join(dict.fromkeys(lost[:5]))
+    return [f"task '{info.name}' is not judged on {len(lost):,} rows: training has no {named}"] if lost else []
 
 
 def _parts(
@@ -279,13 +360,25 @@ def _parts(
     if key in shared.splits:
         return _split_as_before(source, *shared.splits[key])
     if recipe.holdout:
-        train, held_out, statement = split(source, label, recipe.holdout, recipe.seed, multi)
+        reads = _reads_of_all(recipe, key[0], source)
+        train, held_out, statement = split(source, label, recipe.holdout, recipe.seed, multi, reads)
     else:
         train, held_out = Subset(source, np.arange(len(source))), Subset(source, np.arange(0))
         statement = "nothing is held out: the last model is kept"
     shared.facts.append(statement)
     shared.splits[key] = train, held_out
     return train, held_out
+
+
+def _reads_of_all(recipe: Recipe, key: Any, source: Source) -> dict[str, str]:
+    """Column → modality of what any task reads of some data; of two a medium, which ties more rows together."""
+    found: dict[str, str] = {}
+    for task in recipe.tasks.values():
+        if _identity(named_data(recipe, task)[0]) == key:
+            reads = task.reads or recipe.reads or guess_reads(source, task.label or recipe.label)
+            reads = parse_reads(reads) if isinstance(reads, str) else reads
+            found |= {column: modality for column, modality in reads.items() if found.get(column) in (None, TEXT)}
+    return {column: modality for column, modality in found.items() if column in source.columns}
 
 
 def _split_as_before(source: Source, train: Subset, held_out: Subset) -> tuple[Subset, Subset]:
@@ -341,14 +434,19 @@ def _new_processor(recipe: Recipe, modality: str, feeds: list[Feed]) -> Processo
 
 
 def _items(feeds: list[Feed], modality: str, seed: int) -> Iterator[Any]:
-    """What all training rows give a tokenizer to read, raw, in random order; rows that cannot be read are left out."""
-    for number, feed in enumerate(feeds):
-        columns = {column: kind for column, kind in feed.info.reads.items() if kind == modality}
-        if TASKS.get(feed.info.kind).writes and feed.info.label and modality == TEXT:
-            columns[feed.info.label] = TEXT
-        wanted = replace(feed.info, reads=columns)
-        rows = len(feed.source)
-        order = np.arange(rows) if is_stream(feed.source) else np.random.default_rng([seed, number]).permutation(rows)
-        for index in order.tolist() if columns else []:
-            with suppress(BadItem):
-                yield from (i for _, i in wanted.parts(feed.source.row(index, np.random.default_rng(index))))
+    """What all training rows give a tokenizer to read, raw, in random order, the tasks in turn, for it may look at the
+    first alone; rows that cannot be read are left out."""
+    turns = [_items_of(feed, modality, [seed, number]) for number, feed in enumerate(feeds)]
+    nothing = object()
+    return (item for turn in zip_longest(*turns, fillvalue=nothing) for item in turn if item is not nothing)
+
+
+def _items_of(feed: Feed, modality: str, seed: list[int]) -> Iterator[Any]:
+    columns = {column: kind for column, kind in feed.info.reads.items() if kind == modality}
+    if TASKS.get(feed.info.kind).writes and feed.info.label and modality == TEXT:
+        columns[feed.info.label] = TEXT
+    wanted, rows = replace(feed.info, reads=columns), len(feed.source)
+    order = np.arange(rows) if is_stream(feed.source) else np.random.default_rng(seed).permutation(rows)
+    for index in order.tolist() if columns else []:
+        with suppress(BadItem):
+            yield from (i for _, i in wanted.parts(feed.source.row(index, np.random.default_rng(index))))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -98,6 +98,7 @@ def build_optimizers(
     weight_decay: float,
     layer_decay: float = 1.0,
     dtype: torch.dtype = torch.float32,
+    new: Collection[str] = (),
 ) -> list[torch.optim.Optimizer]:
     """The optimizers of all parameters that require a gradient.
 
@@ -105,6 +106,7 @@ def build_optimizers(
         kind: "muon" (hidden matrices of the backbone; the rest by AdamW) or "adamw" (all).
         layer_decay: factor of the learning rate for each block further from the output (Bao et al. 2021).
         dtype: of Muon's iteration.
+        new: names of parameters that begin anew in a trained model, and learn at the full rate.
     """
     hidden, rest = defaultdict(list), defaultdict(list)
     splits = {}
@@ -112,7 +114,7 @@ def build_optimizers(
     for name, p in model.named_parameters():
         if not p.requires_grad:
             continue
-        scale = layer_decay ** (depth - _level(name, depth))
+        scale = 1.0 if name in new else layer_decay ** (depth - _level(name, depth))
         if kind == "muon" and _is_hidden(name, p):
             hidden[MUON_RATE * scale].append(p)
             if ".qkv." in name:  # also below adapters

@@ -182,6 +182,13 @@ def file_column(source: Source) -> str | None:
     return getattr(origin(source), "together", None)
 
 
+def is_numeric(cell: Any) -> bool:
+    """Whether it is a number, or a list of them or of such lists: one item (a time series), not several."""
+    if isinstance(cell, list):
+        return bool(cell) and all(map(is_numeric, cell))
+    return isinstance(cell, int | float)
+
+
 def labels_in(cell: Any, multi: bool = False) -> list[str]:
     """The labels of one cell, as strings without outer spaces.
 

@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from hashlib import blake2b
+from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from unitx.errors import UnitxError
-from unitx.source import ROW, Source, Subset, file_column, labels_in, name_of, origin
+from unitx.media import MEDIA
+from unitx.source import ROW, Source, Subset, file_column, is_numeric, labels_in, name_of, origin
 
+ENDS = 4_096  # bytes at the beginning and the end of a file
 ENOUGH_FILES = 20  # texts cut from fewer files are held out by rows, from more by whole files
 
 
 def split(
-    source: Source, label: str | None = None, fraction: float = 0.1, seed: int = 0, multi: bool = False
+    source: Source,
+    label: str | None = None,
+    fraction: float = 0.1,
+    seed: int = 0,
+    multi: bool = False,
+    reads: dict[str, str] | None = None,
 ) -> tuple[Subset, Subset, str]:
     """Hold out about `fraction` of the rows; a pure function of the seed and the rows.
 
-    Rows that share an item stay on one side: the same picture, sound or video, or, where a row has none of these, the
-    same text; and rows cut from one file where there are at least 20 files. With a label each class gives its share,
-    by largest remainder, and keeps at least one row to train on; with `multi`, where a row may have several, the rarest
-    of them is its class here.
+    Rows that share an item stay on one side: the same picture, sound or video, also as a copy in another file, or,
+    where a row has none of these, the same text; and rows cut from one file where there are at least 20 files. With a
+    label each class gives its share, by largest remainder, and keeps at least one row to train on; with `multi`, where
+    a row may have several, the rarest of them is its class here.
+
+    Args:
+        reads: column → modality of the items; those that the source was opened with where None.
 
     Returns: the rows to train on, the rows held out, and a sentence for the log.
 
@@ -37,7 +49,7 @@ def split(
     n = len(source)
     rng = np.random.default_rng(seed)
     labels = [labels_in(cell, multi) for cell in source.column(label)] if label else [[] for _ in range(n)]
-    groups, whole_files = _groups(source)
+    groups, whole_files = _groups(source, reads or getattr(origin(source), "reads", {}))
     choice = _Choice(labels, fraction, rng)
     order = [groups[i] for i in rng.permutation(len(groups))]
     for group in order:
@@ -111,18 +123,21 @@ class _Choice:
         return [f"same share of each of {len(self.left)} classes"]
 
 
-def _groups(source: Source) -> tuple[list[list[int]], bool]:
+def _groups(source: Source, reads: dict[str, str]) -> tuple[list[list[int]], bool]:
     """Rows that must stay together, and whether these are whole files."""
-    inner, n = origin(source), len(source)
-    reads = {column: modality for column, modality in getattr(inner, "reads", {}).items() if column != ROW}
-    media = {column: _keys(source, column) for column, modality in reads.items() if modality != "text"}
+    n = len(source)
+    reads = {column: modality for column, modality in reads.items() if column != ROW}
+    files_in = {column: _files(source, column) for column, modality in reads.items() if modality in MEDIA}
+    others = {column for column, modality in reads.items() if modality not in (*MEDIA, "text")}
+    media = {**files_in, **{column: [_flat(key) for key in _keys(source, column)] for column in sorted(others)}}
+    same = copies({file for cells in files_in.values() for keys in cells for file in keys if isinstance(file, str)})
     texts = {column: _keys(source, column) for column in reads if column not in media}
     column = file_column(source)
     files = source.column(column) if column else []
     whole_files = len(set(files)) >= ENOUGH_FILES
     keys: list[list[Any]] = []
     for i in range(n):
-        found = [key for cells in media.values() for key in _flat(cells[i]) if key is not None]
+        found = [same.get(key, key) for cells in media.values() for key in cells[i] if key is not None]
         # Captions and titles recur beside different pictures: text ties rows together only where there is no medium.
         written = tuple(cells[i] for cells in texts.values())
         if not found and any(part is not None for part in written):
@@ -144,11 +159,57 @@ def _key(cell: Any) -> Any:
         return cell
     if isinstance(cell, bytes):
         return blake2b(cell, digest_size=16).digest()
+    if is_numeric(cell) and isinstance(cell, list):  # a series: two that have a number in common are two
+        return blake2b(repr(cell).encode(), digest_size=16).digest()
     if isinstance(cell, list):
         return tuple(_key(part) for part in cell)
     if isinstance(cell, dict):  # a file as `datasets` stores it
         return _key(cell.get("bytes") or cell.get("path"))
     return id(cell)  # pictures and arrays in memory are told apart as objects, not by what they show
+
+
+def _files(source: Source, column: str) -> list[tuple[Any, ...]]:
+    """The keys of each cell of a column of media, files by their full names."""
+    base = getattr(origin(source), "base", "")
+
+    def full(key: Any) -> Any:
+        return os.path.abspath(os.path.join(base, os.path.expanduser(key))) if isinstance(key, str | Path) else key
+
+    return [tuple(map(full, _flat(key))) for key in _keys(source, column)]
+
+
+def files_of(source: Source, reads: dict[str, str]) -> list[set[str]]:
+    """The files that each row names in its columns of media, by their full names."""
+    columns = [_files(source, column) for column, modality in reads.items() if modality in MEDIA and column != ROW]
+    return [{key for keys in row for key in keys if isinstance(key, str)} for row in zip(*columns, strict=True)]
+
+
+def copies(files: Iterable[str]) -> dict[str, str]:
+    """Of files that hold the same bytes: each → the first of them."""
+    groups = [sorted(files)]
+    for tell in (os.path.getsize, _ends, _whole):  # the last of few
+        groups = [same for group in groups for same in _alike(group, tell)]
+    return {file: group[0] for group in groups for file in group}
+
+
+def _alike(files: list[str], tell: Callable[[str], Any]) -> list[list[str]]:
+    found: dict[Any, list[str]] = {}
+    for file in files:
+        with suppress(OSError):  # which is noted where it is read
+            found.setdefault(tell(file), []).append(file)
+    return [group for group in found.values() if len(group) > 1]
+
+
+def _ends(file: str) -> bytes:
+    with open(file, "rb") as opened:
+        first = opened.read(ENDS)
+        opened.seek(-min(ENDS, os.path.getsize(file)), os.SEEK_END)
+        return first + opened.read()
+
+
+def _whole(file: str) -> bytes:
+    with open(file, "rb") as opened:
+        return file_digest(opened, "sha256").digest()
 
 
 def _flat(key: Any) -> tuple[Any, ...]:

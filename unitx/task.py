@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from unitx.errors import UnitxError
-from unitx.source import ROW
+from unitx.source import ROW, is_numeric
 from unitx.tokens import Example, Prepared, Targets, Tokens
 
 if TYPE_CHECKING:
@@ -67,15 +67,8 @@ class TaskInfo:
 
 def cell_parts(cell: Any, modality: str) -> list[tuple[str, Any]]:
     """The (modality, item) pairs of one cell: several where it holds a list, none where it is empty."""
-    several = isinstance(cell, list) and (modality == "text" or not _is_numeric(cell))
+    several = isinstance(cell, list) and (modality == "text" or not is_numeric(cell))
     return [(modality, item) for item in (cell if several else [cell]) if item is not None]
-
-
-def _is_numeric(cell: Any) -> bool:
-    """Whether it is a number, or a list of them or of such lists: one item (a time series), not several."""
-    if isinstance(cell, list):
-        return bool(cell) and all(map(_is_numeric, cell))
-    return isinstance(cell, int | float)
 
 
 class TaskLoss(NamedTuple):
@@ -250,17 +243,16 @@ class Task(nn.Module):
         raise NotImplementedError
 
     def weighed(self, loss: Tensor, share: float = 1.0) -> Tensor:
-        """A loss () as it stands in the sum over tasks: times the task's weight, and of an uncertain one divided by its
-        variance v, which is learned, with log(v) / 2 beside it (Kendall et al. 2018): at best v is twice the loss.
+        """A loss () as it stands in the sum over tasks: of an uncertain one divided by its variance v, which is
+        learned, with log(v) / 2 beside it (Kendall et al. 2018; at best v is twice the loss); times the task's weight.
 
         Args:
             share: of a step's items that this loss is of, so that micro-batches and processes add up.
         """
-        loss = self.info.weight * loss
-        if self.log_variance is None:
-            return loss
-        log_variance = self.log_variance[0]  # FSDP takes no parameter without an axis
-        return loss * (-log_variance).exp() + share * log_variance / 2
+        if self.log_variance is not None:
+            log_variance = self.log_variance[0]  # FSDP takes no parameter without an axis
+            loss = loss * (-log_variance).exp() + share * log_variance / 2
+        return self.info.weight * loss
 
     def outputs(self, tokens: Tokens, rows: Tensor) -> Tensor:
         """(n, …) what `score` and `answers` work on, a row for each of the sequences `rows` (packed numbers); of a task

@@ -101,7 +101,7 @@ class Trainer:
             job.facts.append(f"{processes} processes share the weights, their gradients and the optimizers' states")
         self.optimizers = build_optimizers(
             self.model, recipe.optimizer, job.resolved["lr"], recipe.weight_decay, recipe.layer_decay,
-            DTYPES[job.resolved["precision"]],
+            DTYPES[job.resolved["precision"]], job.new,
         )  # fmt: skip
         self.wrapped = self.model if sharding else self.accelerator.prepare(self.model)
         if checkpoint:
