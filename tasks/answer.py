@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from unitx.errors import BadItem
 from unitx.registry import register_task
 from unitx.writing import Writer
 
@@ -18,6 +19,14 @@ class Answer(Writer):
 
     Reports exact matches, but for case and spaces.
     """
+
+    @classmethod
+    def asked(cls, info: TaskInfo, row: dict[str, Any]) -> list[tuple[str, Any]]:
+        """Raises: BadItem: there is a question, or what it is about, and not the other."""
+        parts = super().asked(info, row)
+        if len(parts) == 1:
+            raise BadItem(f"an item with one of {', '.join(info.reads)}: give the question and what it is about")
+        return parts
 
     @classmethod
     def examples(cls, info: TaskInfo, row: dict[str, Any]) -> list[Example]:

@@ -27,8 +27,8 @@ class Translate(Writer):
     class Options:
         """
         Attributes:
-            language: the column that holds the tag of the language asked for, which the task reads as text; without
-                such a column there is one language to translate to.
+            language: the column that holds the tag of the language asked for, which the task reads as text (or
+                `language`, if that is read); without such a column there is one language to translate to.
         """
 
         language: str = "language"
@@ -42,8 +42,8 @@ class Translate(Writer):
         Raises:
             UnitxError: no label column is named, or the column of languages is empty.
         """
-        info, column = super().fit(info, source), cls.parse_options(info).language
-        if column not in info.reads:
+        info, column = super().fit(info, source), cls.tag_column(info)
+        if column is None:
             return info
         languages = sorted({str(cell) for cell in seen_cells(source, column)})
         if not languages:
@@ -51,15 +51,28 @@ class Translate(Writer):
         return replace(info, facts={**info.facts, "languages": languages})
 
     @classmethod
+    def tag_column(cls, info: TaskInfo) -> str | None:
+        """The column of the languages, None where there is none."""
+        named = (cls.parse_options(info).language, cls.Options.language)
+        return next((column for column in named if column in info.reads), None)
+
+    @classmethod
     def examples(cls, info: TaskInfo, row: dict[str, Any]) -> list[Example]:
         """Of a row with a language and nothing to translate to it, none."""
-        alone = info.parts({**row, cls.parse_options(info).language: None})
-        return super().examples(info, row) if alone else []
+        return super().examples(info, row) if cls._text_of(info, row) else []
+
+    @classmethod
+    def _text_of(cls, info: TaskInfo, row: dict[str, Any]) -> list[tuple[str, Any]]:
+        column = cls.tag_column(info)
+        return info.parts({**row, column: None} if column else row)
 
     @classmethod
     def asked(cls, info: TaskInfo, row: dict[str, Any]) -> list[tuple[str, Any]]:
-        languages, column = info.facts.get("languages"), cls.parse_options(info).language
-        tag = row.get(column)
+        """Raises: BadItem: no text, or a language that the model does not write."""
+        languages, column = info.facts.get("languages"), cls.tag_column(info)
+        tag = row.get(column) if column else None
+        if tag is not None and not cls._text_of(info, row):
+            raise BadItem(f"'{tag}' is asked for, and there is no text: give one to be translated")
         if languages and tag not in languages:
             what = "no language is asked for" if tag is None else f"the model does not write '{tag}'"
             raise BadItem(f"{what}: give '{column}', one of {', '.join(languages)}")

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
-from small_models import picture, sound
+from dataclasses import replace
 
+import pytest
+from small_models import picture, small_model, sound
+
+from unitx.errors import BadItem
 from unitx.task import TaskInfo
 from unitx.tasks.answer import Answer
 
@@ -19,3 +23,5 @@ def test_a_question_stands_behind_what_it_is_about() -> None:
 
 def test_a_question_about_nothing_is_left_out() -> None:
     assert Answer.examples(ASKED, {"image": None, "question": "what is it?", "answer": "a cat"}) == []
+    with pytest.raises(BadItem, match="give the question and what it is about"):
+        small_model(replace(ASKED, facts={"longest": 4})).predict([{"question": "what is it?"}])

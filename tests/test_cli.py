@@ -394,8 +394,40 @@ def test_spans_are_printed_drawn_and_written(tmp_path: Path, capsys: pytest.Capt
     plain = TaskInfo("kind", "classify", {"image": "image"}, "kind", ["a", "b"])
     picture(0).save(tmp_path / "0.png")
     classifier = str(small_model(plain).save_pretrained(tmp_path / "classifier"))
+    (tmp_path / "other").mkdir()
+    picture(1).save(tmp_path / "other" / "0.png")
+    finder = small_model(TaskInfo("find", "detect", {"image": "image"}, "objects", ["a"]))
+    found_in = str(finder.save_pretrained(tmp_path / "finder"))
+    same = [str(tmp_path / "0.png"), str(tmp_path / "other" / "0.png"), str(tmp_path / "bad.wav")]
+    with pytest.warns(UserWarning, match="bad.wav"):
+        assert cli.main(["predict", found_in, *same, "--draw", str(tmp_path / "drawn-0")]) == 0
+    assert {path.name for path in (tmp_path / "drawn-0").iterdir()} == {"1-0.png", "2-0.png"}
+    assert capsys.readouterr().out.splitlines()[2] == f"{same[2]}\tcould not be read"
+    assert cli.main(["predict", found_in, same[0], "--draw", str(tmp_path / "new" / "a.png")]) == 0
+    assert (tmp_path / "new" / "a.png").is_file() and capsys.readouterr()
+    says = error_of(capsys, "predict", found_in, same[0], "--draw", str(tmp_path / "a.xyz"))
+    assert "names no picture: end it with .png" in says
+    error_of(capsys, "predict", found_in, *same[:2], "--draw", same[0])  # a file, where a folder is to be
     says = error_of(capsys, "predict", classifier, str(tmp_path / "0.png"), "--draw", str(out))
     assert "what task 'kind' (classify) says cannot be drawn" in says
+
+
+def test_a_file_is_read_to_be_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(small_model(STORIES).save_pretrained(tmp_path / "model"))
+    (tmp_path / "a.txt").write_text("once")
+    for prompt, begins in (("once", "once"), (str(tmp_path / "a.txt"), f"{tmp_path / 'a.txt'}\t")):
+        assert cli.main(["generate", folder, prompt, "--max-tokens", "5", "--temperature", "0"]) == 0
+        text = capsys.readouterr().out
+        assert text.startswith(begins)
+        assert text.removeprefix(begins).rstrip("\n") == small_model(STORIES).generate(
+            ["once"], max_tokens=5, temperature=0
+        )[0].rstrip("\n")
+    assert "there is no file b.txt" in error_of(capsys, "generate", folder, "b.txt")
+
+
+def test_times_are_no_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    says = error_of(capsys, "train", "image-classify", "--data", "photos", "--minutes", "1:30")
+    assert "minutes" in says and "1:30" in says
 
 
 def test_cells_stand_beside_each_item(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -409,4 +441,13 @@ def test_cells_stand_beside_each_item(tmp_path: Path, capsys: pytest.CaptureFixt
         assert cli.main(["predict", folder, "cat", "--with", "language=de"]) == 0
     assert capsys.readouterr().out == "cat\tcould not be read\n"
     assert "write COLUMN=TEXT" in error_of(capsys, "predict", folder, "cat", "--with", "fr")
+    says = error_of(capsys, "predict", folder, "cat", "--with", "langage=fr")
+    assert "--with langage: task 'say' reads language, text" in says
+    says = error_of(capsys, "predict", folder, "cat", "--with", "language=fr", "--with", "text=dog")
+    assert "cannot tell what 'cat' is, none of its columns" in says
+    with pytest.warns(UserWarning, match=r"nope\.png: there is no such file"):  # nor a text
+        two = small_model(TaskInfo("ask", "answer", {"image": "image", "question": "text"}, "to", facts={"longest": 4}))
+        asking = str(two.save_pretrained(tmp_path / "asking"))
+        assert cli.main(["predict", asking, "nope.png", "--with", "question=what?"]) == 0
+    assert capsys.readouterr().out == "nope.png\tcould not be read\n"
     assert "reads several columns" in error_of(capsys, "predict", folder, "cat")

@@ -31,7 +31,7 @@ def test_rows_are_pictures_with_their_objects(tmp_path: Path, folder: str) -> No
     for name in ("a.png", "b.png"):
         picture(0).save(home / folder / name)
     file = home / "instances_val2017.json"
-    file.write_text(json.dumps(TREE))
+    file.write_text(json.dumps(TREE), "utf-8-sig")
     source = open_source(str(file))
     assert source.columns == ["image", "objects"] and len(source) == 2
     first, second = (source.row(i, np.random.default_rng(0)) for i in range(2))
@@ -52,6 +52,10 @@ def test_rows_are_pictures_with_their_objects(tmp_path: Path, folder: str) -> No
     ("text", "says"),
     [
         ("{", "is not JSON"),
+        (json.dumps({**TREE, "images": [7]}), "an entry of 'images' has no 'id'"),
+        (json.dumps({**TREE, "images": [{"id": 7, "file_name": None}]}), "an entry of 'images' has no 'file_name'"),
+        (json.dumps({**TREE, "images": [{"id": [7], "file_name": "a.png"}]}), "an entry of 'images' has no 'id'"),
+        (json.dumps({**TREE, "images": []}), "has no pictures"),
         ("[1]", "it has no list 'images'"),
         (json.dumps({**TREE, "categories": None}), "it has no list 'categories'"),
         (json.dumps({**TREE, "annotations": [{"image_id": 7, "category_id": 2}]}), "of 'annotations' has no 'bbox'"),

@@ -159,6 +159,12 @@ def test_a_list_without_any_readable_item_keeps_its_rows(tmp_path: Path) -> None
         assert shares.shape == (2, 3) and np.isnan(shares).all()
 
 
+def test_one_picture_is_no_list_of_pictures(model: Model) -> None:
+    with pytest.raises(UnitxError, match="give a list of items, not one"):
+        model.embed(np.asarray(picture(0)))
+    assert len(model.embed(np.stack([np.asarray(picture(0))] * 2))) == 2
+
+
 def test_an_empty_list_gives_no_rows(model: Model) -> None:
     task = model.tasks[0]
     assert model.embed([]).shape == (0, 32) and model.hidden_states([]) == [] and model.predict([], task) == []

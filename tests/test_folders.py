@@ -73,6 +73,16 @@ def test_the_order_does_not_depend_on_the_order_on_disk(tmp_path):
     assert source.column("audio") == sorted(names) and source.reads == {"audio": "audio"}
 
 
+def test_names_that_are_not_utf8_are_left_out_and_said(tmp_path):
+    touch(tmp_path, "cat/1.jpg", "dog/2.jpg")
+    for name in (b"cat/caf\xe9.jpg", b"caf\xe9"):
+        path = os.path.join(os.fsencode(tmp_path), name)
+        os.makedirs(path) if not name.endswith(b".jpg") else open(path, "wb").close()
+    source = read_folder(tmp_path, None, "label")
+    assert source.column("image") == ["cat/1.jpg", "dog/2.jpg"]
+    assert source.notes == [f"left out of {tmp_path}: 2 files (2 whose names are not UTF-8)"]
+
+
 def test_a_flat_folder_has_no_label(tmp_path):
     assert read_folder(touch(tmp_path, "1.jpg", "2.jpg"), None, None).columns == ["image"]
 

@@ -51,6 +51,13 @@ def test_translations_are_rows(tmp_path: Path) -> None:
     assert notes == [f"2 texts of {file} have no translation and are left out"]
 
 
+def test_a_catalog_in_another_encoding_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "de.po"
+    text = HEAD.replace("UTF-8", "ISO-8859-1") + 'msgid "beautiful"\nmsgstr "schön"\n'
+    file.write_text(text, "latin-1")
+    assert open_source(str(file), {"source": "text"}, "target").column("target") == ["schön"]
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

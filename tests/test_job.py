@@ -283,6 +283,11 @@ def test_rows_without_an_answer_count_nowhere() -> None:
         assert rare.info.weight / kind.info.weight == pytest.approx(len(rare.source) / 360)
 
 
+def test_answers_are_not_read() -> None:
+    with pytest.raises(UnitxError, match="task 'mine' reads 'label', which holds the answers: leave it out of --reads"):
+        build_job(recipe(replace(CLASSIFY, reads="text,label:text"), data=text_rows(12)))
+
+
 def test_what_is_not_judged_is_said(tmp_path: Path) -> None:
     rows, odd = text_rows(12), [{**row, "label": "Odd"} for row in text_rows(3)]
     job = build_job(recipe(CLASSIFY, data=rows, test=[*text_rows(6), *odd]))

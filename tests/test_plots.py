@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,13 @@ def test_wide_pictures_have_room(tmp_path: Path, shape: tuple, pictures: int, co
         with Image.open(tmp_path / "sheet.png") as sheet:
             sheets.append(sheet.size)
     assert sheets == [(1760, 374), (1760, 660)]  # one row, and two
+
+
+def test_captions_in_any_script_are_drawn_as_they_are(tmp_path: Path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sketches = [Sketch([np.zeros((9, 9, 3))], caption) for caption in ("$5_$6", "一", "$\\cat$")]
+        draw_sketches(sketches, "title", tmp_path / "sheet.png")
 
 
 def test_of_many_tasks_each_has_a_loss_and_a_panel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -27,6 +27,7 @@ from unitx.recipe import Recipe, TaskRecipe
 from unitx.report import Report, class_scores, draw_report, evaluate, worst_mistakes
 from unitx.task import TaskInfo
 from unitx.tokenizers.audio import AudioProcessor
+from unitx.tokenizers.table import TableProcessor
 from unitx.tokenizers.text import TextProcessor
 from unitx.tokenizers.video import VideoProcessor
 
@@ -262,6 +263,14 @@ def test_several_labels_a_row(text_model: Model, tmp_path: Path) -> None:
     truths = [", ".join(tag for tag in rows[m.row]["tags"] if tag != "odd") or "none" for m in report.mistakes]
     assert [mistake.truth for mistake in report.mistakes] == truths and "none" in truths
     assert (tmp_path / "report.png").stat().st_size > 10_000
+
+
+def test_columns_that_the_data_lack_are_said() -> None:
+    processor = TableProcessor(numbers=(("width", 0.0, 1.0), ("height", 0.0, 1.0)))
+    info = TaskInfo("kind", "classify", {"*": "table"}, "kind", ["a", "b"], facts={"class_counts": [1, 1]})
+    model = Model(BackboneConfig(dim=32, depth=1, heads=2), {"table": processor}, [info])
+    report = evaluate(model, [{"Width": 1.0, "height": float(i), "kind": "ab"[i % 2]} for i in range(4)])
+    assert any("has no width, which the model reads: they count as missing" in note for note in report.notes)
 
 
 def test_other_tasks_have_scores_only(text_model: Model, tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 import unitx
+from unitx.data import open_source
 from unitx.errors import BadItem
 from unitx.recipe import Recipe, TaskRecipe
+from unitx.task import TaskInfo
 from unitx.tokenizers.series import LEAST_STD, SeriesProcessor, SeriesTokenizer
 
 
@@ -55,12 +57,31 @@ def test_series_come_in_many_forms(tmp_path: Path) -> None:
         ([[1, 2], [3]], "is no series"),
         ([[1, 2], [3, 4]], r"a series of shape \(2, 2\), and the model reads \(steps, 1\): see --tokenizers.series"),
         ([1, float("nan")], "holds NaN or infinity: fill the gaps"),
-        (Path("none.npy"), "is no series"),
+        (Path("none.npy"), "there is no file none.npy"),
+        ("none.npy", "there is no file none.npy"),
+        ([10**400], "is no series"),
+        ([None, 1.5], "holds NaN or infinity: fill the gaps"),
         ({"a": 1}, "is no series"),
     ],
 )
 def test_what_is_no_series_is_named(item: object, says: str) -> None:
     with pytest.raises(BadItem, match=says):
+        SeriesProcessor().read(item)
+
+
+def test_a_file_that_is_cut_off_is_named(tmp_path: Path) -> None:
+    np.savez(tmp_path / "whole.npz", np.arange(9.0))
+    for content in (b"", (tmp_path / "whole.npz").read_bytes()[:40]):
+        (tmp_path / "cut.npy").write_bytes(content)
+        with pytest.raises(BadItem, match=r"cut\.npy is no series"):
+            SeriesProcessor().read(tmp_path / "cut.npy")
+
+
+def test_series_with_gaps_in_a_table_are_named() -> None:
+    rows = [{"series": [0.5, float("nan"), float(i)], "label": "ab"[i % 2]} for i in range(4)]
+    info = TaskInfo("kind", "classify", {"series": "series"}, "label", ["a", "b"])
+    ((_, item),) = info.parts(open_source(rows, info.reads).row(0, np.random.default_rng(0)))
+    with pytest.raises(BadItem, match="holds NaN or infinity: fill the gaps"):
         SeriesProcessor().read(item)
 
 

@@ -55,6 +55,25 @@ def test_a_vector_is_the_slots_and_the_numbers() -> None:
     torch.testing.assert_close(found[1], tokenizer.embed.weight[8])
 
 
+def test_a_column_of_numbers_may_have_gaps_however_they_are_written() -> None:
+    ages = [1, "NA", "2.5", " nan ", None, "-"]
+    rows = [{"age": age, "code": code} for age, code in zip(ages, "1a2b3c", strict=True)]
+    processor = TableProcessor.fit({}, iter(rows))
+    assert processor.numbers == (("age", 1.75, 0.75),) and [name for name, _ in processor.names] == ["code"]
+    assert processor.facts == ["the table has numbers in age; names in code"]
+    gaps = [processor.features(processor.read({"age": age, "code": "1"})) for age in (None, "n/a", float("nan"), "?")]
+    for gap in gaps:
+        np.testing.assert_array_equal(gap, gaps[0])
+    assert processor.features(processor.read({"age": "2.5"}))[0, 1] == 1.0
+
+
+def test_all_columns_are_read() -> None:
+    row = {f"c{i}": float(i) for i in range(300)}
+    processor = TableProcessor.fit({}, iter([row, {**row, "c0": 3.0}]))
+    assert len(processor.prepare(row)) == 300 and not processor.prepare(row).shortened
+    assert len(TableProcessor.fit({"max_tokens": 8}, iter([row])).prepare(row)) == 8
+
+
 @pytest.mark.parametrize(
     ("item", "says"),
     [
@@ -62,7 +81,7 @@ def test_a_vector_is_the_slots_and_the_numbers() -> None:
         ({}, "is no row of the table"),
         ({"age": None, "street": "Main"}, "is no row of the table"),
         ({"age": "old"}, "the column 'age' holds text 'old', and held numbers in training"),
-        ({"age": float("nan")}, "the column 'age' holds float nan, and held numbers in training"),
+        ({"age": float("inf")}, "the column 'age' holds float inf, and held numbers in training"),
     ],
 )
 def test_what_is_no_row_is_named(item: object, says: str) -> None:

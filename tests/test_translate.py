@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from small_models import small_model
 
@@ -36,11 +38,18 @@ def test_languages_that_were_never_taught_are_refused() -> None:
     assert len(model.predict([{"language": "fr", "source": "cat"}])[0]) == 1
     with pytest.raises(BadItem, match="the model does not write 'de': give 'language', one of es, fr"):
         model.predict([{"language": "de", "source": "cat"}])
+    with pytest.raises(BadItem, match="'fr' is asked for, and there is no text"):
+        model.predict([{"language": "fr"}])
     with pytest.raises(BadItem, match="no language is asked for"):
         model.predict([{"source": "cat"}])
     with pytest.warns(UserWarning, match="1 of 2 items could not be read; the first: the model does not write 'de'"):
         found = model.predict([{"language": "de", "source": "a"}, {"language": "es", "source": "a"}], on_error="skip")
     assert found[0] == [] and len(found[1]) == 1
+
+
+def test_the_usual_column_of_languages_is_known_beside_another_that_the_recipe_names() -> None:
+    info = replace(INFO, options={"language": "to"})
+    assert Translate.fit(info, open_source(ROWS, info.reads)).facts["languages"] == ["es", "fr"]
 
 
 def test_an_empty_column_of_languages_is_an_error() -> None:

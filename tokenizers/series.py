@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from einops import rearrange
@@ -49,13 +50,17 @@ class SeriesProcessor(Processor):
         Raises:
             BadItem: it is something else, empty, has other channels, or holds NaN or infinity.
         """
+        if isinstance(item, str) and item.strip().endswith(".npy"):
+            item = Path(item.strip()).expanduser()
+        if isinstance(item, Path) and not item.is_file():
+            raise BadItem(f"there is no file {item}")
         try:
             if isinstance(item, Path):
                 item = np.load(item, allow_pickle=False)
             if isinstance(item, str):
                 item = re.split(r"[\s,;|]+", item.strip())
             series = np.asarray(item, dtype=np.float64)
-        except (OSError, TypeError, ValueError, RuntimeError) as error:
+        except (OSError, EOFError, TypeError, ValueError, OverflowError, RuntimeError, BadZipFile) as error:
             raise BadItem(f"{describe(item)} is no series: give (steps, channels) numbers") from error
         series = series[:, None] if series.ndim == 1 else series
         if series.ndim != 2 or not len(series) or series.shape[1] != self.channels:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from unitx.tokenizer import Processor, Tokenizer
 from unitx.tokens import Pieces, line_positions
 
 LOOKED_AT = 100_000  # rows that columns are learned from
+MISSING = {"", "na", "n/a", "nan", "null", "none", "-", "?"}  # how a missing number is written, in small letters
 NAMES = 1_000  # of a column; rarer ones are as if they were missing
 
 
@@ -47,19 +49,21 @@ class TableProcessor(Processor):
 
     @classmethod
     def fit(cls, options: dict[str, Any], items: Iterator[Any]) -> TableProcessor:
-        """Learn the columns: of numbers where all filled cells are numbers, of names else."""
+        """Learn the columns: of numbers where all filled cells are numbers, of names else. All of a row are read,
+        unless `max_tokens` says otherwise."""
         if options.keys() & {"numbers", "names"}:
             return cls(**options)
         rows = [item for item in islice(items, LOOKED_AT) if isinstance(item, Mapping)]
         numbers, names = [], []
         for column in dict.fromkeys(column for row in rows for column in row):
             cells = [row[column] for row in rows if row.get(column) is not None]
-            found = [_number(cell) for cell in cells]
-            if cells and None not in found:
-                numbers.append((column, float(np.mean(found)), float(np.std(found)) or 1.0))  # type: ignore[arg-type]
+            found = [number for cell in cells if (number := _number(cell)) is not None]
+            if found and all(_is_missing(cell) for cell in cells if _number(cell) is None):
+                numbers.append((column, float(np.mean(found)), float(np.std(found)) or 1.0))
             elif cells:
                 names.append((column, tuple(sorted(name for name, _ in Counter(map(str, cells)).most_common(NAMES)))))
-        return cls(**options, numbers=tuple(numbers), names=tuple(names))
+        room = {"max_tokens": max(cls.max_tokens, len(numbers) + len(names)), **options}
+        return cls(**room, numbers=tuple(numbers), names=tuple(names))
 
     @property
     def slots(self) -> int:
@@ -71,6 +75,12 @@ class TableProcessor(Processor):
         """Those that it knows."""
         return [name for name, *_ in self.numbers] + [name for name, _ in self.names]
 
+    @property
+    def facts(self) -> list[str]:
+        kinds = {"numbers": [name for name, *_ in self.numbers], "names": [name for name, _ in self.names]}
+        said = (f"{kind} in {shorten(', '.join(found), 300)}" for kind, found in kinds.items() if found)
+        return [f"the table has {'; '.join(said)}"]
+
     def read(self, item: Any) -> Mapping[str, Any]:
         """A dictionary of column → cell; columns that training did not have are left out, what is missing is None.
 
@@ -81,7 +91,7 @@ class TableProcessor(Processor):
             known = ", ".join(self.columns)
             raise BadItem(f"{describe(item)} is no row of the table: give {{column: cell}} with {known}")
         for column, *_ in self.numbers:
-            if item.get(column) is not None and _number(item[column]) is None:
+            if not _is_missing(item.get(column)) and _number(item[column]) is None:
                 raise BadItem(f"the column '{column}' holds {describe(item[column])}, and held numbers in training")
         return {column: item.get(column) for column in self.columns}
 
@@ -110,6 +120,11 @@ def _number(cell: Any) -> float | None:
     except (TypeError, ValueError):
         return None
     return number if math.isfinite(number) else None
+
+
+def _is_missing(cell: Any) -> bool:
+    """Whether a cell of a column of numbers says that there is none."""
+    return cell is None or str(cell).strip().lower() in MISSING
 
 
 @register_tokenizer("table")

@@ -24,6 +24,9 @@ USER_MISTAKE = 2  # exit status
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, or 2 for a user's mistake."""
     warnings.formatwarning = lambda message, *_: f"unitx: {message}\n"  # no file and line of ours for the user
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     try:
         words, dotted = split_dotted(sys.argv[1:] if argv is None else argv)
         arguments = build_parser().parse_args(words)
@@ -271,24 +274,59 @@ def _predict(arguments: argparse.Namespace) -> None:
     head = model.head(arguments.task or predicting_task(model))
     if arguments.draw and type(head).draw is Task.draw:
         head.draw(None, [])  # which says that it cannot
-    items = _beside(arguments.items, arguments.cells)
+    files = _drawings(arguments.items, Path(arguments.draw).expanduser()) if arguments.draw else []
+    items = _beside(head.info, arguments.items, arguments.cells)
     answers = model.predict(items, arguments.task, top=arguments.top, on_error="skip")
-    # Of what could not be read a warning has told; an item may also hold nothing that the task knows.
-    nothing = "nothing" if head.places else "could not be read"
-    for item, found in zip(arguments.items, answers, strict=True):
-        print(f"{item}\t" + ("\t".join(map(str, found)) or nothing))
+    pairs = zip(items, answers, strict=True)
+    unread = [not found and not _is_read(model, arguments.task, item) for item, found in pairs]
+    for item, found, bad in zip(arguments.items, answers, unread, strict=True):
+        print(f"{item}\t" + ("could not be read" if bad else "\t".join(map(str, found)) or "nothing"))
     if arguments.draw:
-        _draw(head, arguments.items, answers, Path(arguments.draw).expanduser())
+        _draw(head, arguments.items, answers, [None if bad else file for bad, file in zip(unread, files, strict=True)])
 
 
-def _draw(head: Any, items: list[str], answers: list[Any], out: Path) -> None:
-    several = len(items) > 1
-    if several:
-        out.mkdir(parents=True, exist_ok=True)
-    for number, (item, found) in enumerate(zip(items, answers, strict=True)):
+def _is_read(model: Any, task: str | None, item: Any) -> bool:
+    """Whether an item without an answer can be read, and holds nothing that the task knows."""
+    try:
+        model.predict([item], task)
+    except BadItem:
+        return False
+    return True
+
+
+def _drawings(items: list[str], out: Path) -> list[Path]:
+    """The file that each item is drawn in, of several in a folder.
+
+    Raises:
+        UnitxError: nothing can be written there.
+    """
+    from collections import Counter
+
+    from PIL import Image
+
+    from unitx.folders import check_writable
+
+    if len(items) == 1:
+        if out.suffix.lower() not in Image.registered_extensions() or out.is_dir():
+            raise UnitxError(f"--draw {out} names no picture: end it with .png, say")
+        check_writable(out.parent, f"the folder of {out}")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return [out]
+    check_writable(out, f"the folder of the pictures {out}")
+    out.mkdir(parents=True, exist_ok=True)
+    paths = [Path(os.path.expanduser(item)) for item in items]
+    names = [path.stem if os.path.isfile(path) else str(number) for number, path in enumerate(paths, 1)]
+    count = Counter(names)
+    names = [name if count[name] == 1 else f"{number}-{name}" for number, name in enumerate(names, 1)]
+    return [out / f"{name}.png" for name in names]
+
+
+def _draw(head: Any, items: list[str], answers: list[Any], files: list[Path | None]) -> None:
+    for item, found, file in zip(items, answers, files, strict=True):
         path = os.path.expanduser(item)
         named = os.path.isfile(path)
-        file = out / f"{Path(path).stem if named else number + 1}.png" if several else out
+        if file is None:
+            continue
         try:
             head.draw(Path(path) if named else item, found).save(file)
         except BadItem as error:
@@ -297,22 +335,46 @@ def _draw(head: Any, items: list[str], answers: list[Any], out: Path) -> None:
             print(f"unitx: drawn in {file}", file=sys.stderr)
 
 
-def _beside(items: list[str], cells: list[str]) -> list[Any]:
-    """The items, or with cells of other columns beside them dictionaries of what a row of the data would hold."""
-    from unitx.media import modality_of, named_file
+def _beside(info: Any, items: list[str], cells: list[str]) -> list[Any]:
+    """The items, or with cells of other columns beside them dictionaries of what a row of the data would hold.
 
+    Raises:
+        UnitxError: a cell of a column that the task does not read, or no column is left that an item can be of.
+    """
     given = dict(cell.partition("=")[::2] for cell in cells)
     if "" in given or any("=" not in cell for cell in cells):
         raise UnitxError(f"--with {' '.join(cells)}: write COLUMN=TEXT, such as --with question='what is it?'")
     if not given:
         return items
-    return [{modality_of(item): item, **given} for item in map(named_file, items)]
+    if unknown := given.keys() - info.reads.keys():
+        raise UnitxError(f"--with {', '.join(sorted(unknown))}: task '{info.name}' reads {', '.join(info.reads)}")
+    return [{_column_of(info, item, given): _path_or_text(item), **given} for item in items]
+
+
+def _path_or_text(item: str) -> Any:
+    """A file that is not there as a path too, so that it is not read as a text."""
+    from unitx.media import is_missing_file, named_file
+
+    return Path(item) if is_missing_file(item) else named_file(item)
+
+
+def _column_of(info: Any, item: str, given: dict[str, str]) -> str:
+    """The column that an item is of, when others are given."""
+    from unitx.media import modality_of
+
+    modality = modality_of(_path_or_text(item))
+    free = [column for column, reads in info.reads.items() if reads == modality and column not in given]
+    if len(free) != 1:
+        wants = "none of its columns" if not free else f"which of {', '.join(free)} it is"
+        raise UnitxError(f"task '{info.name}' cannot tell what '{item}' is, {wants}: give all but one with --with")
+    return free[0]
 
 
 def _predict_rows(model: Any, arguments: argparse.Namespace) -> None:
     """A line of CSV for each row of the data: what it reads, as written, and answers, none where it cannot be read."""
     import numpy as np
 
+    from unitx.columns import unknown_to_data
     from unitx.data import check_columns, open_source
     from unitx.embedding import predicting_task
     from unitx.source import ROW, MadeSource, file_column
@@ -320,7 +382,7 @@ def _predict_rows(model: Any, arguments: argparse.Namespace) -> None:
     task = arguments.task or predicting_task(model)
     info = model.head(task).info
     source, rng = open_source(_typed("data", arguments.data), info.reads, info.label), np.random.default_rng(0)
-    for note in check_columns(source, info.reads):
+    for note in check_columns(source, info.reads) + unknown_to_data(source, info.reads, model.processors):
         print(f"unitx: {note}", file=sys.stderr)
     # Texts of a folder are told by their files; made data have nothing that was written.
     columns = [files] if (files := file_column(source)) else list(info.reads)
@@ -380,8 +442,9 @@ def _generate(arguments: argparse.Namespace) -> None:
     options = {name: getattr(arguments, name) for name in names}
     model = _load(arguments)
     task = arguments.task or model.only_task("generates")
-    between = "\t" if model.head(task).writes else ""
+    writes = model.head(task).writes
     for prompt, text in zip(arguments.prompts, model.generate(arguments.prompts, task, **options), strict=True):
+        between = "\t" if writes or os.path.isfile(os.path.expanduser(prompt)) else ""
         print(f"{prompt}{between}{text}")
 
 

@@ -27,18 +27,20 @@ def read_coco(path: Path) -> TableSource:
         UnitxError: it is no JSON, or lacks a part; says which.
     """
     try:
-        tree = json.loads(path.read_text("utf-8"))
+        tree = json.loads(path.read_text("utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UnitxError(f"{path} is not JSON: {error}") from error
     for part, needed in FIELDS.items():
         entries = tree.get(part) if isinstance(tree, dict) else None
-        wrong = next((name for name in needed for each in entries or [] if name not in each), None)
+        wrong = next((name for name in needed for each in entries or [] if not _has(each, name)), None)
         if not isinstance(entries, list) or wrong:
             lacks = f"an entry of '{part}' has no '{wrong}'" if wrong else f"it has no list '{part}'"
             raise UnitxError(
                 f"{path} is not COCO's: {lacks}; give images, annotations and categories, or a table (.jsonl) with a "
                 'column of [{"name": …, "box": [left, top, width, height]}, …]'
             )
+    if not tree["images"]:
+        raise UnitxError(f"{path} has no pictures: its list 'images' is empty")
     names = {each["id"]: each["name"] for each in tree["categories"]}
     objects: dict[Any, list[dict[str, Any]]] = {each["id"]: [] for each in tree["images"]}
     lost = 0
@@ -54,6 +56,12 @@ def read_coco(path: Path) -> TableSource:
         "objects": [objects[each["id"]] for each in tree["images"]],
     }
     return TableSource(cells, _folder(path, cells["image"]), str(path), {"image": "image"}, notes=notes)
+
+
+def _has(entry: Any, name: str) -> bool:
+    """Whether an entry tells something; names and numbers are one word."""
+    found = entry.get(name) if isinstance(entry, dict) else None
+    return found is not None and (name == "bbox" or isinstance(found, str | int))
 
 
 def _folder(path: Path, files: list[str]) -> Path:

@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,13 @@ def check_columns(
     elif label and not isinstance(source, MadeSource):
         notes += _check_answers(source, label)
     return notes
+
+
+def unknown_to_data(source: Source, reads: dict[str, str], processors: Mapping[str, Any]) -> list[str]:
+    """What to say where a whole row is read, and the data lack columns that the model has learned."""
+    learned = getattr(processors.get(reads.get(ROW, "")), "columns", [])
+    lost = ", ".join(column for column in learned if column not in source.columns)
+    return [f"{name_of(source)} has no {lost}, which the model reads: they count as missing"] if lost else []
 
 
 def _check_there(source: Source, column: str, label: str | None) -> None:

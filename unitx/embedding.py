@@ -281,7 +281,8 @@ def _of_all(head: Task, tokens: Tokens) -> Tensor:
 
 def as_list(items: Iterable[Any]) -> list[Any]:
     """Raises: UnitxError: it is one item."""
-    if isinstance(items, str | bytes | dict) or not isinstance(items, Iterable):
+    one_picture = getattr(items, "ndim", 0) == 3 and modality_of(items) == "image"  # else its rows would be items
+    if isinstance(items, str | bytes | dict) or not isinstance(items, Iterable) or one_picture:
         raise UnitxError(f"give a list of items, not one: [{describe(items)}]")
     return list(items)
 
@@ -342,7 +343,8 @@ def _task_parts(head: Task, item: Any) -> list[tuple[str, Any]]:
     if isinstance(item, dict):
         by_column = {column: item.get(column) for column in info.reads}
         for column, modality in info.reads.items():  # a modality stands for the one column that it can mean
-            if column not in item and modality not in info.reads and [*info.reads.values()].count(modality) == 1:
+            free = [name for name, reads in info.reads.items() if reads == modality and name not in item]
+            if free == [column] and modality not in info.reads:
                 by_column[column] = item.get(modality)
         if ROW in by_column:
             by_column |= by_column.pop(ROW) or item

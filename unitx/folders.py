@@ -119,6 +119,8 @@ def scan(root: Path) -> tuple[dict[str, list[str]], Counter[str]]:
             for entry in entries:
                 if entry.name.startswith("."):
                     left_out["hidden"] += 1
+                elif not _is_utf8(entry.name):  # in no table, log or configuration could it be written
+                    left_out["whose names are not UTF-8"] += 1
                 elif entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path)):
                     inode = _inode(entry.path)
                     if inode not in above:
@@ -128,6 +130,14 @@ def scan(root: Path) -> tuple[dict[str, list[str]], Counter[str]]:
                 else:
                     left_out[os.path.splitext(entry.name)[1].lower() or "without suffix"] += 1
     return found, left_out
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _inode(path: str | os.PathLike) -> tuple[int, int]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from unitx.decoding import Sampler, draw_texts
 from unitx.embedding import as_list, read_asked
-from unitx.errors import UnitxError
+from unitx.errors import BadItem, UnitxError
+from unitx.media import is_missing_file, named_file
 from unitx.tokens import Pieces, Prepared, line_positions
 from unitx.writing import TEXT
 
@@ -30,8 +31,8 @@ def generate(
     """Draw a text for each prompt; a method of `Model`. The likeliest texts are `predict`'s.
 
     Args:
-        prompts: texts to continue, an empty one begins a new text; of a task that writes (`caption`, `translate`, …)
-            items, as for `predict`.
+        prompts: texts, or files of them, to continue, an empty one begins a new text; of a task that writes
+            (`caption`, `translate`, …) items, as for `predict`.
         task: one that generates; may be left out where the model has one.
         max_tokens: the most tokens to add.
         temperature: 0 takes the likeliest token, 1 draws from the model's own distribution.
@@ -57,7 +58,7 @@ def generate(
     if head.writes:
         asked = [found for found in read_asked(model, head, as_list(prompts)) if found]
     else:
-        asked = [_prompt(text.prompt(prompt)) for prompt in prompts]
+        asked = [_prompt(text.prompt(_opened(prompt))) for prompt in prompts]
     if not asked:
         return []
     longest, room = max(len(sequence.parts[-1][1]) for sequence in asked), getattr(text, "positions", 0)
@@ -67,6 +68,13 @@ def generate(
             f"ask for at most {max(room - longest, 0)} more with max_tokens, or give shorter prompts"
         )
     return draw_texts(model, head, asked, max_tokens, draw, [stop] if isinstance(stop, str) else list(stop))
+
+
+def _opened(prompt: Any) -> Any:
+    """Raises: BadItem: it names a text file that is not there."""
+    if is_missing_file(prompt):
+        raise BadItem(f"there is no file {prompt}; if it is a text, put a word before it")
+    return named_file(prompt)
 
 
 def _prompt(ids: Any) -> Prepared:

@@ -18,8 +18,8 @@ def read_po(path: Path) -> TableSource:
         UnitxError: the file cannot be read as .po, or translates nothing; says where.
     """
     try:
-        catalog = polib.pofile(str(path), encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        catalog = polib.pofile(str(path), encoding=polib.detect_encoding(str(path)))
+    except (OSError, UnicodeDecodeError, LookupError) as error:
         raise UnitxError(f"{path} cannot be read as gettext's .po: {' '.join(str(error).split())}") from error
     # `translated` leaves out what is empty, obsolete or fuzzy.
     pairs = [(entry.msgid, entry.msgstr or entry.msgstr_plural.get(0, "")) for entry in catalog if entry.translated()]

@@ -307,6 +307,8 @@ def _open_task(recipe: Recipe, task: TaskRecipe, shared: Shared, known: TaskInfo
     )
     for modality in info.reads.values():
         TOKENIZERS.get(modality)
+    if label in info.reads and _asks(kind):
+        raise UnitxError(f"task '{name}' reads '{label}', which holds the answers: leave it out of --reads")
     info = kind.fit(info, source)
     if kind.classifies and not isinstance(tests, MadeSource):
         shared.facts += _unscored(info, tests, multi)
@@ -316,12 +318,16 @@ def _open_task(recipe: Recipe, task: TaskRecipe, shared: Shared, known: TaskInfo
 def _answered(source: Any, label: str | None, multi: bool, kind: type[Task]) -> Any:
     """Those rows of recorded data that have an answer, of a task that asks for one: others would count as rows of a
     step and in the task's size, and give nothing."""
-    asks = label is not None and (kind.classifies or kind.answer != "class")
-    if source is None or not asks or isinstance(source, MadeSource) or is_stream(source):
+    if source is None or label is None or not _asks(kind) or isinstance(source, MadeSource) or is_stream(source):
         return source
     cells = source.column(label)
     has = [is_answered(cell, multi) if kind.classifies else cell is not None and cell != "" for cell in cells]
     return source if all(has) else Subset(source, np.flatnonzero(has))
+
+
+def _asks(kind: type[Task]) -> bool:
+    """Whether it has answers of its label's column; `align` takes it for what items have in common."""
+    return kind.classifies or kind.answer != "class"
 
 
 def _unscored(info: TaskInfo, tests: Source, multi: bool) -> list[str]:
@@ -406,6 +412,7 @@ def _processors(recipe: Recipe, feeds: list[Feed], base: Model | None, facts: li
         if modality in old:
             facts.append(f"the model keeps its own {modality} tokenizer; the recipe's options for one are not used")
     new = {modality: _new_processor(recipe, modality, feeds) for modality in sorted(read - set(old))}
+    facts += [fact for processor in new.values() for fact in processor.facts]
     if base is not None and base.backbone.config.rotary_base is None:
         new = {modality: processor.with_positions() for modality, processor in new.items()}
     return old | new

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -95,12 +96,23 @@ def draw_sketches(sketches: list[Any], title: str, path: Path) -> None:
     figure.suptitle(title, fontsize=14)
     for number, sketch in enumerate(sketches):
         part = figure.add_subfigure(figure.add_gridspec(rows, columns)[divmod(number, columns)])
-        part.suptitle("\n".join(textwrap.wrap(sketch.caption, 150 // columns)), fontsize=9)
+        part.suptitle(plain("\n".join(textwrap.wrap(sketch.caption, 150 // columns))), fontsize=9)
         places = part.subplots(1, len(sketch.pictures), squeeze=False)[0]
         for axes, picture in zip(places, sketch.pictures, strict=True):
             axes.set_axis_off()
             axes.imshow(picture, aspect=None if picture.ndim == 3 else "auto", cmap="magma")
-    figure.savefig(path)
+    save(figure, path)
+
+
+def save(figure: Any, path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a name in a script that the font lacks is drawn as boxes
+        figure.savefig(path)
+
+
+def plain(text: str) -> str:
+    """Text that Matplotlib does not take for a formula."""
+    return text.replace("$", r"\$")
 
 
 def _breadth(picture: np.ndarray) -> int:

@@ -6,7 +6,6 @@ import csv
 import json
 import sys
 import textwrap
-import warnings
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
@@ -20,6 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from unitx.batches import EVALUATION, Feed, Notes, Preparer, plan_rows, read_examples
+from unitx.columns import unknown_to_data
 from unitx.data import Source, Subset, check_columns, labels_in, open_source
 from unitx.embedding import predicting_task
 from unitx.errors import BadItem, UnitxError
@@ -27,7 +27,7 @@ from unitx.evaluation import class_rates, task_outputs
 from unitx.folders import check_writable
 from unitx.media import describe
 from unitx.model import Model
-from unitx.plots import draw_sketches, new_figure
+from unitx.plots import draw_sketches, new_figure, plain, save
 from unitx.registry import TASKS
 from unitx.source import MadeSource, is_answered, is_recorded, name_of, seen_cells, unseen
 from unitx.task import Task, TaskInfo
@@ -149,6 +149,7 @@ def evaluate(
     notes = [f"{made} data: their {source.part} part is scored"] if isinstance(source, MadeSource) else []
     multi = bool(info.options.get("multi_label"))
     notes += check_columns(source, info.reads, info.label, multi, evaluated=True, answer=head.answer)
+    notes += unknown_to_data(source, info.reads, model.processors)
     kept, unknown, unlabelled = known_rows(info, source, head.answer)
     feed, preparer = Feed(info, kept), Preparer(model.processors, model.prefix_parts)
     plan_rows(preparer, [feed], batch_tokens, SEED)
@@ -328,9 +329,7 @@ def draw_report(report: Report, thumbnails: list[tuple[str, Any]]) -> None:
     _draw_bars(right, report, present, {"precision": PRECISION, "recall": RECALL})
     _draw_mistakes(lower, report.mistakes, thumbnails)
     figure.suptitle(_title(report), fontsize=14)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # a name in a script that the font lacks is drawn as boxes
-        figure.savefig(report.folder / "report.png")
+    save(figure, report.folder / "report.png")
 
 
 def _title(report: Report) -> str:
@@ -410,7 +409,7 @@ def _draw_mistakes(figure: Any, mistakes: list[Mistake], thumbnails: list[tuple[
             axes.imshow(content.T, origin="lower", aspect="auto", cmap="magma")
         else:
             box = {"facecolor": "#f2f2f2", "edgecolor": "none", "boxstyle": "round,pad=0.6"}
-            text = textwrap.fill(_plain(content), 38)
+            text = textwrap.fill(plain(content), 38)
             axes.text(0.5, 0.92, text, ha="center", va="top", fontsize=8, bbox=box, transform=axes.transAxes)
 
 
@@ -423,9 +422,4 @@ def _grid(thumbnails: list[tuple[str, Any]]) -> tuple[int, float]:
 def _short(name: str, room: int) -> str:
     """A name on one line, in at most `room` characters."""
     name = " ".join(str(name).split())
-    return _plain(name if len(name) <= room else name[: room - 1] + "…")
-
-
-def _plain(text: str) -> str:
-    """Text that Matplotlib does not take for a formula."""
-    return text.replace("$", r"\$")
+    return plain(name if len(name) <= room else name[: room - 1] + "…")

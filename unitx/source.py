@@ -183,9 +183,11 @@ def file_column(source: Source) -> str | None:
 
 
 def is_numeric(cell: Any) -> bool:
-    """Whether it is a number, or a list of them or of such lists: one item (a time series), not several."""
+    """Whether it is a number, or a list of them or of such lists: one item (a time series, which may have gaps), not
+    several."""
     if isinstance(cell, list):
-        return bool(cell) and all(map(is_numeric, cell))
+        filled = [part for part in cell if part is not None]
+        return bool(filled) and all(map(is_numeric, filled))
     return isinstance(cell, int | float)
 
 

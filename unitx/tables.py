@@ -235,7 +235,13 @@ def _json_rows(path: Path, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
             raise UnitxError(f"{path}, line {number} is not JSON: {error}; a line holds one whole object") from error
         if not isinstance(row, dict):
             raise UnitxError(f'{path}, line {number} is no object: write {{"text": "a cat", "label": "cat"}}, say')
-        yield row
+        yield _whole_characters(row) if "\\ud" in line.lower() else row
+
+
+def _whole_characters(row: dict[str, Any]) -> dict[str, Any]:
+    """With U+FFFD in place of half a character, as JavaScript cuts them, which no file of ours could hold."""
+    text = json.dumps(row, ensure_ascii=False).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return json.loads(text)
 
 
 def _read_parquet(path: Path) -> dict[str, Column]:

@@ -37,6 +37,11 @@ class Processor:
         """
         return cls(**options)
 
+    @property
+    def facts(self) -> list[str]:
+        """What the log is to say of what it has learned."""
+        return []
+
     def read(self, item: Any) -> Any:
         """Decode what the user gave: a path, bytes, or an object in memory.
 
