@@ -42,11 +42,30 @@ def test_outputs_are_what_each_row_gives_alone(size: int, workers: int):
     outputs, targets, notes = task_outputs(
         model, Preparer(model.processors), feed_of(info, rows, size), workers=workers
     )
-    wanted = model.eval().predict_proba([row["text"][:30] for row in rows], "topic")
+    wanted = model.eval().predict_proba([row["text"] for row in rows], "topic")
     assert np.allclose(outputs.softmax(-1).numpy(), wanted, atol=1e-5)
     assert targets.argmax(-1).tolist() == [LABELS.index(row["label"]) for row in rows] and notes.skipped == []
     found, _ = score(model, Preparer(model.processors), feed_of(info, rows, size), 0)
     assert found["accuracy"] == pytest.approx(np.mean(wanted.argmax(-1) == targets.argmax(-1).numpy()))
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_of_long_items_all_is_judged_as_it_is_predicted(size: int):
+    rows = [{"text": "word " * (1 + 5 * i), "label": LABELS[i % 2], "level": float(i)} for i in range(9)]
+    kind = TaskInfo("kind", "classify", {"text": "text"}, "label", LABELS)
+    level = TaskInfo("level", "regress", {"text": "text"}, "level", facts={"mean": [0.0], "std": [1.0]})
+    space = TaskInfo("space", "align", {"text": "text"}, "label", LABELS)
+    model = small_model(kind, level, space).eval()
+    found = {}
+    for info in (kind, level, space):
+        feed = feed_of(info, rows, size)
+        found[info.name], _, notes = task_outputs(model, Preparer(model.processors), feed)
+        assert notes.shortened == {}
+    texts = [row["text"] for row in rows]
+    np.testing.assert_allclose(found["kind"].softmax(-1), model.predict_proba(texts, "kind"), atol=1e-5)
+    levels = [answer.score for (answer,) in model.predict(texts, "level")]
+    np.testing.assert_allclose(found["level"][:, 0], levels, atol=1e-4)
+    np.testing.assert_allclose(found["space"], model.embed(texts), atol=1e-5)
 
 
 def test_the_mode_of_the_model_is_put_back():

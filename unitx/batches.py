@@ -32,7 +32,7 @@ from unitx.registry import TASKS
 from unitx.source import is_recorded, is_stream
 from unitx.task import TaskInfo
 from unitx.tokenizer import Processor
-from unitx.tokens import Batch, Example, Prepared, Targets, collate
+from unitx.tokens import Batch, Example, Pieces, Prepared, Targets, collate
 from unitx.writing import TEXT, begun
 
 if TYPE_CHECKING:
@@ -117,6 +117,13 @@ class Preparer:
         parts = [(modality, self.processors[modality].cut(values, rng)) for modality, values in features]
         prefix = self.prefix_parts if example.prefix_parts is None else example.prefix_parts
         return Prepared(parts, example.target, prefix)
+
+    def windows(self, features: list[tuple[str, Any]]) -> list[list[tuple[str, Pieces]]]:
+        """The parts of all sequences that an item needs; of several items together one, of the beginning of each."""
+        if len(features) == 1:
+            ((modality, values),) = features
+            return [[(modality, pieces)] for pieces in self.processors[modality].windows(values)]
+        return [[(modality, self.processors[modality].cut(values)) for modality, values in features]]
 
     def cut_drawn(self, one: Drawn, rng: np.random.Generator | None) -> Prepared:
         """`cut`, without what the task hides."""
@@ -314,8 +321,8 @@ def _mix(drawn: list[Drawn], rng: np.random.Generator) -> None:
 
 
 class Evaluation(Dataset):
-    """All rows of one task in order, without variation, as batches of `feed.rows` rows; of rows that give nothing to
-    evaluate the notes alone."""
+    """All rows of one task in order, without variation, as batches of `feed.rows` rows, and of long items all windows;
+    of rows that give nothing to evaluate the notes alone."""
 
     def __init__(self, preparer: Preparer, feed: Feed, seed: int = 0):
         self.preparer, self.feed, self.seed = preparer, feed, seed
@@ -324,18 +331,25 @@ class Evaluation(Dataset):
         return -(-len(self.feed.source) // self.feed.rows)
 
     def __getitem__(self, number: int) -> Batch | Notes:
-        notes, prepared = Notes(), []
+        notes, windows = Notes(), []
+        prepared: list[tuple[TaskInfo, Prepared]] = []
+        averages = TASKS.get(self.feed.info.kind).averages()
         first = number * self.feed.rows
         numbers = range(first, min(first + self.feed.rows, len(self.feed.source)))
         rows = [(index, np.random.default_rng([self.seed, EVALUATION, index])) for index in numbers]
         for one in read_examples(self.preparer, self.feed, rows, 1.0, notes):
             cut = self.preparer.cut_drawn(one, None)
+            if averages:
+                whole = [replace(cut, parts=parts) for parts in self.preparer.windows(one.features)]
+                windows += [(len(prepared), window) for window in whole] if len(whole) > 1 else []
+                cut = whole[0]
             prepared.append((one.info, cut))
             notes.rows.append(one.row)
             notes.shortened.update(modality for modality, pieces in cut.parts if pieces.shortened)
         if not prepared:
             return notes
         batch = self.preparer.batch(prepared, notes)
+        batch.windows = windows
         if TASKS.get(self.feed.info.kind).writes:
             text = self.preparer.processors[TEXT]
             batch.asked = [begun(example.parts[:-1], text) for _, example in prepared]

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unitx.batches import Preparer
 from unitx.decoding import write
 from unitx.errors import BadItem, UnitxError
 from unitx.media import DECODERS, MEDIA, describe, is_missing_file, modality_of, named_file, suffix_modality
@@ -448,7 +449,7 @@ def _read(
     """
     from tqdm import tqdm
 
-    processors = model.processors
+    processors, preparer = model.processors, Preparer(model.processors)
 
     def windows(parts: list[tuple[str, Any]] | BadItem) -> list[Prepared] | BadItem:
         if isinstance(parts, BadItem):
@@ -457,11 +458,7 @@ def _read(
             features = [(m, processors[m].features(processors[m].read_alone(item))) for m, item in parts]
         except BadItem as error:
             return error
-        if len(features) == 1:
-            modality, values = features[0]
-            whole = [[(modality, pieces)] for pieces in processors[modality].windows(values)]
-        else:
-            whole = [[(m, processors[m].cut(values)) for m, values in features]]
+        whole = preparer.windows(features)
         found = [Prepared(window, prefix_parts=model.prefix_parts) for window in whole]
         if extents:
             ((modality, item),) = parts

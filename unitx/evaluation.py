@@ -8,11 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from unitx.batches import Evaluation, Feed, Notes, Preparer, data_loader
 from unitx.decoding import write
 from unitx.model import Model
 from unitx.precision import answering
+from unitx.task import Task
+from unitx.tokens import Batch, collate, pack
 from unitx.writing import Written
 
 LEAST_RANGE = 0.05  # of the largest score
@@ -40,13 +44,29 @@ def task_outputs(
                 continue
             batch = batch.to(model.device)
             mine = batch.targets[feed.info.name]
-            outputs.append(head.judged(model.encode(batch), mine).float().cpu())
+            found = head.judged(model.encode(batch), mine).float().cpu()
+            outputs.append(_averaged(model, head, batch, found) if batch.windows else found)
             if batch.asked:
                 texts += [found[0].label for found in write(model, head, batch.asked)]
             targets.append(mine.values)
             notes.add(batch.notes)
-    found = torch.cat(outputs) if outputs else torch.zeros(0)
-    return Written(found, texts) if head.writes else found, _concatenate(targets), notes
+    whole = torch.cat(outputs) if outputs else torch.zeros(0)
+    return Written(whole, texts) if head.writes else whole, _concatenate(targets), notes
+
+
+def _averaged(model: Model, head: Task, batch: Batch, found: Tensor) -> Tensor:
+    """What a head says of a batch's items, of long ones the mean over their windows, as `Model.predict` takes it."""
+    total, weight = torch.zeros_like(found).flatten(1), torch.zeros(len(found), 1)
+    for places in pack([len(window) for _, window in batch.windows], len(batch.layout.positions)):
+        items, windows = zip(*(batch.windows[i] for i in places), strict=True)
+        tokens = model.encode(collate(windows, model.modalities).to(model.device))
+        rows = torch.tensor(tokens.layout.inverse, device=model.device)
+        share, owners = torch.tensor([[window.weight] for window in windows]), torch.tensor(items)
+        total.index_add_(0, owners, head.outputs(tokens, rows).float().cpu().flatten(1) * share)
+        weight.index_add_(0, owners, share)
+    mean = (total / weight).view_as(found)
+    mean = F.normalize(mean, dim=-1) if head.embeds else mean
+    return torch.where((weight > 0).view(-1, *[1] * (found.ndim - 1)), mean, found)
 
 
 def score(model: Model, preparer: Preparer, feed: Feed, seed: int) -> tuple[dict[str, float], Notes]:

@@ -180,6 +180,12 @@ class Task(nn.Module):
         return info
 
     @classmethod
+    def averages(cls) -> bool:
+        """Whether its answer to an item that is longer than a sequence is the mean over the item's windows."""
+        hides = cls.hide.__func__ is not Task.hide.__func__  # type: ignore[attr-defined]
+        return cls.judged is Task.judged and not (cls.tags or cls.generates or hides)
+
+    @classmethod
     def least_rows(cls, info: TaskInfo) -> int:
         """How many rows a step must take at least, whatever `batch_tokens` says."""
         return 1

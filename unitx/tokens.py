@@ -288,6 +288,8 @@ class Batch:
         starts: where each item begins that goes on behind a cache (see `generation`); None where all begin at 0.
         grids: for each modality, the `Pieces.grid` of its items.
         asked: where a task is judged by what it writes, its sequences up to the begin of their text, in their order.
+        windows: where a task is judged by whole items, of those that are longer than a sequence all windows, each with
+            the item's number.
     """
 
     values: dict[str, Tensor]
@@ -299,6 +301,7 @@ class Batch:
     starts: list[int] | None = None
     grids: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
     asked: list[Prepared] = field(default_factory=list)
+    windows: list[tuple[int, Prepared]] = field(default_factory=list)
 
     def to(self, device: torch.device | str) -> Batch:
         return Batch(**{f.name: _move(getattr(self, f.name), device) for f in fields(self)})
