@@ -93,6 +93,12 @@ def test_a_single_tag_is_fine_where_rows_may_have_several():
     assert notes == ["1 of 2 rows have no label in 'label' and are left out"]
 
 
+def test_rows_with_nothing_to_read_are_counted():
+    source = table([{"text": text, "title": title} for text, title in [("a", None), (None, "b"), (None, None)]])
+    notes = check_columns(source, {"text": "text", "title": "text"})
+    assert notes == ["1 of 3 rows looked at have nothing in text, title and are left out"]
+
+
 def test_paths_read_as_text(tmp_path):
     with pytest.raises(
         UnitxError, match=r"'photo' is read as text but holds paths \('a0.jpg'\): --reads 'photo:image'"

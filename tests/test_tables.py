@@ -97,6 +97,13 @@ def test_bad_utf8_far_into_a_file_is_found_at_its_absolute_offset(tmp_path):
         read_table(write(tmp_path / "t.csv", good + b"1,\xfc\n"))
 
 
+def test_columns_of_a_frame_that_arrow_does_not_know_are_lists():
+    frame = pd.DataFrame({"n": pd.arrays.SparseArray([0, 0, 1]), "c": np.array([1 + 2j, 0, 1]), "t": ["a", "b", "c"]})
+    source = TableSource(frame_cells(frame), Path(), "t", {})
+    assert source.column("n") == [0, 0, 1] and source.column("c") == [1 + 2j, 0, 1]
+    assert source.column("t") == ["a", "b", "c"]
+
+
 def test_jsonl_equals_json_and_keeps_lists_and_dates(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "BATCH", 2)
     rows = [

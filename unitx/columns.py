@@ -125,6 +125,9 @@ def check_columns(
         rows = {i: table.row(i) for i in looked_at}
         for column, modality in reads.items():
             notes += _check_cells(table, rows, column, modality) if column != ROW else []
+        empty = sum(all(row.get(column) is None for column in reads) for row in rows.values())
+        if empty and reads and ROW not in reads:
+            notes.append(f"{empty:,} of {len(rows):,} rows looked at have nothing in {', '.join(reads)} and are left out")
     if label and answer == "class":
         notes += _check_label(source, label, multi, evaluated)
     elif label and not isinstance(source, MadeSource):

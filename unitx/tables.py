@@ -271,9 +271,12 @@ def frame_cells(frame: Any) -> dict[str, Column]:
     cells: dict[str, Column] = {}
     for place, name in enumerate(names):
         series = frame.iloc[:, place]
-        if series.dtype == object:
+        try:
+            packed = None if series.dtype == object else pa.array(series, from_pandas=True)
+        except pa.ArrowException:  # sparse or complex numbers, which nobody need read
+            series, packed = series.astype(object), None
+        if packed is None:
             cells[name] = _join([_pack(series.where(series.notna(), None).tolist())])
         else:
-            packed = pa.array(series, from_pandas=True)
             cells[name] = packed if isinstance(packed, pa.ChunkedArray) else pa.chunked_array([packed])
     return cells
