@@ -127,7 +127,8 @@ def check_columns(
             notes += _check_cells(table, rows, column, modality) if column != ROW else []
         empty = sum(all(row.get(column) is None for column in reads) for row in rows.values())
         if empty and reads and ROW not in reads:
-            notes.append(f"{empty:,} of {len(rows):,} rows looked at have nothing in {', '.join(reads)} and are left out")
+            nothing = f"have nothing in {', '.join(reads)} and are left out"
+            notes.append(f"{empty:,} of {len(rows):,} rows looked at {nothing}")
     if label and answer == "class":
         notes += _check_label(source, label, multi, evaluated)
     elif label and not isinstance(source, MadeSource):
