@@ -356,9 +356,7 @@ class Evaluation(Dataset):
         return batch
 
 
-def plan_rows(
-    preparer: Preparer, feeds: list[Feed], batch_tokens: int, seed: int = 0, accumulate: int = 1
-) -> None:
+def plan_rows(preparer: Preparer, feeds: list[Feed], batch_tokens: int, seed: int = 0, accumulate: int = 1) -> None:
     """Set each feed's rows a step so that a step has about `batch_tokens` tokens, shared by the tasks' weights.
 
     A task may need more rows than these (`Task.least_rows`), and in each of `accumulate` micro-batches.

@@ -66,9 +66,7 @@ STREAM = "stream:"  # before the name of a data set on the hub
 HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?(:[\w.+-]+)?")
 
 
-def open_source(
-    data: Any, reads: dict[str, str] | None = None, label: str | None = None, seed: int = 0
-) -> Source:
+def open_source(data: Any, reads: dict[str, str] | None = None, label: str | None = None, seed: int = 0) -> Source:
     """Whatever the user gave as data: a path, a name, or an object in memory.
 
     Accepted: a folder of class folders or a flat folder, of media or plain text; a CSV, TSV, JSONL or Parquet file
