@@ -94,8 +94,9 @@ def test_a_single_tag_is_fine_where_rows_may_have_several():
 
 
 def test_rows_with_nothing_to_read_are_counted():
-    source = table([{"text": text, "title": title} for text, title in [("a", None), (None, "b"), (None, None)]])
-    notes = check_columns(source, {"text": "text", "title": "text"})
+    texts = [("a", None), (None, "b"), (None, None)]
+    source = table([{"text": text, "title": title, "label": str(i)} for i, (text, title) in enumerate(texts)])
+    notes = check_columns(source, {"text": "text", "title": "text"}, "label")
     assert notes == ["1 of 3 rows looked at have nothing in text, title and are left out"]
 
 

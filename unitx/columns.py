@@ -126,7 +126,7 @@ def check_columns(
         for column, modality in reads.items():
             notes += _check_cells(table, rows, column, modality) if column != ROW else []
         empty = sum(all(row.get(column) is None for column in reads) for row in rows.values())
-        if empty and reads and ROW not in reads:
+        if empty and label and reads and ROW not in reads:
             nothing = f"have nothing in {', '.join(reads)} and are left out"
             notes.append(f"{empty:,} of {len(rows):,} rows looked at {nothing}")
     if label and answer == "class":
