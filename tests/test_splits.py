@@ -142,6 +142,15 @@ def test_copies_of_a_file_stay_on_one_side(tmp_path: Path):
     assert "20 rows that repeat an item" in statement
 
 
+def test_where_a_class_is_one_file_in_many_copies_they_are_split_and_it_is_said(tmp_path: Path):
+    for i in range(20):
+        (tmp_path / f"{i}.wav").write_bytes(b"low" if i % 2 else b"high")
+    rows = [{"audio": f"{i}.wav", "label": "ab"[i % 2]} for i in range(20)]
+    source = TableSource(collect(rows), tmp_path, "t", {"audio": "audio"})
+    _, held, statement = split(source, "label", 0.2)
+    assert len(held) == 4 and "copies of files are on both sides" in statement
+
+
 def test_series_with_a_number_in_common_are_two():
     rows = [{"series": [0.0, 1.5, float(i)], "label": "ab"[i % 2]} for i in range(40)]
     rows += rows[:3]  # and equal ones are one

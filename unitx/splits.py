@@ -47,14 +47,15 @@ def split(
     if not 0 < fraction < 1:
         raise UnitxError(f"the share to hold out is {fraction}: give one between 0 and 1")
     n = len(source)
-    rng = np.random.default_rng(seed)
     labels = [labels_in(cell, multi) for cell in source.column(label)] if label else [[] for _ in range(n)]
-    groups, whole_files = _groups(source, reads or getattr(origin(source), "reads", {}))
-    choice = _Choice(labels, fraction, rng)
-    order = [groups[i] for i in rng.permutation(len(groups))]
-    for group in order:
-        choice.offer(group)
-    if not choice.held and not any(choice.offer(group, force=True) for group in sorted(order, key=len)):
+    reads = reads or getattr(origin(source), "reads", {})
+    repeated = copies({file for files in files_of(source, reads) for file in files})
+    for same in [repeated, {}] if repeated else [{}]:  # where a class is one sound in twenty files, they are split too
+        groups, whole_files = _groups(source, reads, same)
+        choice = _Choice(labels, fraction, np.random.default_rng(seed))
+        if choice.among(groups):
+            break
+    else:
         raise UnitxError(
             f"{name_of(source)}: no part of its {n:,} rows can be held out (they share items, or are the only ones of "
             "their class): give data to evaluate on"
@@ -63,6 +64,7 @@ def split(
     held[choice.held] = True
     details = [f"seed {seed}", *choice.details()]
     details += ["whole files"] if whole_files else []
+    details += ["copies of files are on both sides"] if repeated and not same else []
     if not whole_files and len(groups) < n:
         details.append(f"{n - len(groups):,} rows that repeat an item stay on its side")
     statement = f"held out {held.sum():,} of {n:,} rows ({', '.join(details)})"
@@ -97,6 +99,13 @@ class _Choice:
             quota[place] += 1
         return dict(zip(names, quota.tolist(), strict=True))
 
+    def among(self, groups: list[list[int]]) -> bool:
+        """Hold some of the groups out, in random order, at least one; whether it can be done."""
+        order = [groups[i] for i in self.rng.permutation(len(groups))]
+        for group in order:
+            self.offer(group)
+        return bool(self.held) or any(self.offer(group, force=True) for group in sorted(order, key=len))
+
     def offer(self, group: Sequence[int], force: bool = False) -> bool:
         """Hold a group out if its class still gives as much (or by `force`) and no label loses its last row."""
         name = self.classes[group[0]]
@@ -123,14 +132,13 @@ class _Choice:
         return [f"same share of each of {len(self.left)} classes"]
 
 
-def _groups(source: Source, reads: dict[str, str]) -> tuple[list[list[int]], bool]:
-    """Rows that must stay together, and whether these are whole files."""
+def _groups(source: Source, reads: dict[str, str], same: dict[str, str]) -> tuple[list[list[int]], bool]:
+    """Rows that must stay together, and whether these are whole files; `same` as by `copies`."""
     n = len(source)
     reads = {column: modality for column, modality in reads.items() if column != ROW}
     files_in = {column: _files(source, column) for column, modality in reads.items() if modality in MEDIA}
     others = {column for column, modality in reads.items() if modality not in (*MEDIA, "text")}
     media = {**files_in, **{column: [_flat(key) for key in _keys(source, column)] for column in sorted(others)}}
-    same = copies({file for cells in files_in.values() for keys in cells for file in keys if isinstance(file, str)})
     texts = {column: _keys(source, column) for column in reads if column not in media}
     column = file_column(source)
     files = source.column(column) if column else []
