@@ -479,11 +479,14 @@ def test_the_advice_for_few_rows_can_be_typed(tmp_path: Path, photos: str, capfd
     assert re.search(rf"with the same flags from a trained backbone: unitx finetune \S+ {file} …", said)
 
 
-def test_what_was_shortened_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize("kind", ["classify", "next_token"])
+def test_what_was_shortened_is_said(kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     rows = [{"text": "a long story " * 9, "label": "long"}, {"text": "short", "label": "short"}] * 10
     settings = {**TINY, "data": rows, "test": rows, "reads": "text", "label": "label", "steps": 4, "evaluations": 1}
-    recipe = Recipe(tasks={"kinds": TaskRecipe("classify")})
+    recipe = Recipe(tasks={"kinds": TaskRecipe(kind)})
     unitx.train(recipe, out=str(tmp_path / "run"), **settings)
     said = capfd.readouterr().err
     assert re.search(r"text: \d+ times \((4|5)\d%\) an item longer than max_tokens gave a random part", said)
-    assert "text: 10 held-out items longer than max_tokens were judged by their beginning" in said
+    # A classifier is judged by all of an item, as it predicts.
+    by_beginning = "text: 10 held-out items longer than max_tokens were judged by their beginning" in said
+    assert by_beginning == (kind == "next_token")
