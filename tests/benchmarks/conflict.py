@@ -25,7 +25,7 @@ def show(model: unitx.Model, job: Job, batches: int, out: Path) -> None:
     tasks, cosines = gradient_conflict(model, islice(loader, batches))
     print(f"| | {' | '.join(tasks)} |\n| --- {'| --- ' * len(tasks)}|")
     for task, row in zip(tasks, cosines.tolist(), strict=True):
-        print(f"| {task} | {' | '.join(f'{value:.2f}' for value in row)} |")
+        print(f"| {task} | {' | '.join(f'{value:z.2f}' for value in row)} |")
     draw_conflict(tasks, cosines, out)
 
 

@@ -99,8 +99,9 @@ def main() -> None:
             run = unitx.train(changed, out=place, seed=given.seed, evaluations=1, echo=False)
         note(whole(run, given.steps), arm, given.seed, results)
         print(table(results, list(remedies)), flush=True)
-    job = build_job(update(recipe, steps=given.steps))
-    conflict.show(unitx.Model.from_pretrained(given.out / "as-it-is"), job, 20, given.out / "conflict.png")
+    if not (picture := given.out / "conflict.png").is_file():
+        job = build_job(update(recipe, steps=given.steps))
+        conflict.show(unitx.Model.from_pretrained(given.out / "as-it-is"), job, 20, picture)
 
 
 if __name__ == "__main__":
