@@ -80,7 +80,8 @@ def draw_conflict(tasks: list[str], cosines: Any, path: Path) -> None:
     shown = axes.imshow(cosines, cmap="RdBu", vmin=-1, vmax=1)
     for row, column in np.ndindex(cosines.shape):
         value = cosines[row, column]
-        axes.text(column, row, f"{value:z.2f}", ha="center", va="center", color="white" if abs(value) > 0.6 else "black")
+        colour = "white" if abs(value) > 0.6 else "black"
+        axes.text(column, row, f"{value:z.2f}", ha="center", va="center", color=colour)
     axes.set(xticks=range(len(tasks)), yticks=range(len(tasks)), yticklabels=tasks)
     axes.set_xticks(range(len(tasks)), tasks, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_title("cosine between the tasks' gradients\non the shared backbone")
