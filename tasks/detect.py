@@ -33,8 +33,6 @@ PRIOR = 0.01  # the probability with which a new head sees anything anywhere (Li
 USUAL = 0.25  # the side of a new head's boxes, as a share of the picture's
 CORE = 0.5  # the share of a box's sides in whose middle patches answer for it (Tian et al. 2019)
 GIOU, L1 = 2.0, 5.0  # weights of the losses of boxes (Carion et al. 2020)
-
-
 CROWD, NOTHING = -2, -1  # what a patch answers that lies in a crowd (nothing is asked of it), or in no object
 
 
@@ -137,7 +135,7 @@ class Detect(Task):
         """
         if info.label is None:
             raise UnitxError(f"task '{info.name}' has no label: name the column that holds the objects with --label")
-        cells = parsed_cells(source, info.label, lambda cell: listed(cell, info.label))
+        cells = parsed_cells(source, info.label, lambda cell: _listed(cell, info.label))
         names = sorted({each.name for cell in cells for each in cell})
         if not names:
             raise UnitxError(f"task '{info.name}': the column '{info.label}' names no object")
@@ -153,7 +151,7 @@ class Detect(Task):
 
     @classmethod
     def names_in(cls, info: TaskInfo, cell: Any) -> list[str]:
-        return [each.name for each in listed(cell, info.label)]
+        return [each.name for each in _listed(cell, info.label)]
 
     @classmethod
     def examples(cls, info: TaskInfo, row: dict[str, Any]) -> list[Example]:
@@ -165,7 +163,7 @@ class Detect(Task):
         parts, cell = cls.asked(info, row), row.get(info.label) if info.label else None
         if not parts or cell is None:
             return []
-        known = [each for each in listed(cell, info.label) if each.name in info.numbers]
+        known = [each for each in _listed(cell, info.label) if each.name in info.numbers]
         item = parts[0][1]
         boxes = _shares([each.box for each in known], picture_size(item) if known else (1, 1), describe(item))
         names = np.array([info.numbers[each.name] for each in known], dtype=np.int64)
@@ -314,7 +312,7 @@ def assign(patches: Patches, targets: list[Objects]) -> tuple[Tensor, Tensor, Te
     return torch.from_numpy(names), torch.from_numpy(boxes), torch.from_numpy(share)
 
 
-def listed(cell: Any, column: str | None) -> list[Listed]:
+def _listed(cell: Any, column: str | None) -> list[Listed]:
     """The objects of a cell.
 
     Raises:

@@ -57,8 +57,9 @@ class TableProcessor(Processor):
         numbers, names = [], []
         for column in dict.fromkeys(column for row in rows for column in row):
             cells = [row[column] for row in rows if row.get(column) is not None]
-            found = [number for cell in cells if (number := _number(cell)) is not None]
-            if found and all(_is_missing(cell) for cell in cells if _number(cell) is None):
+            read = [(cell, _number(cell)) for cell in cells]
+            found = [number for _, number in read if number is not None]
+            if found and all(_is_missing(cell) for cell, number in read if number is None):
                 numbers.append((column, float(np.mean(found)), float(np.std(found)) or 1.0))
             elif cells:
                 names.append((column, tuple(sorted(name for name, _ in Counter(map(str, cells)).most_common(NAMES)))))
@@ -87,13 +88,13 @@ class TableProcessor(Processor):
         Raises:
             BadItem: it is no dictionary, has none of the columns, or text where numbers stood.
         """
-        if not isinstance(item, Mapping) or not any(item.get(column) is not None for column in self.columns):
-            known = ", ".join(self.columns)
-            raise BadItem(f"{describe(item)} is no row of the table: give {{column: cell}} with {known}")
+        columns = self.columns
+        if not isinstance(item, Mapping) or not any(item.get(column) is not None for column in columns):
+            raise BadItem(f"{describe(item)} is no row of the table: give {{column: cell}} with {', '.join(columns)}")
         for column, *_ in self.numbers:
             if not _is_missing(item.get(column)) and _number(item[column]) is None:
                 raise BadItem(f"the column '{column}' holds {describe(item[column])}, and held numbers in training")
-        return {column: item.get(column) for column in self.columns}
+        return {column: item.get(column) for column in columns}
 
     def features(self, raw: Mapping[str, Any]) -> np.ndarray:
         """(columns, 2) float32: the slot of each, and the standardised number, 0 of a name."""

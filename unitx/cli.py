@@ -323,10 +323,10 @@ def _drawings(items: list[str], out: Path) -> list[Path]:
 
 def _draw(head: Any, items: list[str], answers: list[Any], files: list[Path | None]) -> None:
     for item, found, file in zip(items, answers, files, strict=True):
-        path = os.path.expanduser(item)
-        named = os.path.isfile(path)
         if file is None:
             continue
+        path = os.path.expanduser(item)
+        named = os.path.isfile(path)
         try:
             head.draw(Path(path) if named else item, found).save(file)
         except BadItem as error:

@@ -120,11 +120,13 @@ def build_job(recipe: Recipe, base: Model | None = None, fixed: Collection[str] 
 
 def _keep_apart(feeds: list[Feed], held_out: list[Feed], facts: list[str]) -> None:
     """Take rows out of training whose files a part of other data is held out with: two data sets may name one file."""
+    if len({id(origin(feed.source)) for feed in [*feeds, *held_out]}) < 2:
+        return  # one data set, which `split` keeps apart: no names of files need be looked at again
     held = [(feed, set().union(*_files_of(feed))) for feed in held_out]
     for feed in feeds:
         shown = _files_of(feed)
         for other, files in held:
-            if not files or origin(other.source) is origin(feed.source):  # which `split` keeps apart
+            if not files or origin(other.source) is origin(feed.source):
                 continue
             clean = np.array([files.isdisjoint(row) for row in shown], dtype=bool)
             if 0 < (lost := int((~clean).sum())) < len(clean):
