@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from unitx.model import Model
     from unitx.tokenizer import Processor
 
+FIRST_ROWS = 100  # whose boxes are looked at before a run
 MOST = 100  # boxes of a picture, as COCO counts them
 CANDIDATES = 300  # of them before those are left out that show the same
 PRIOR = 0.01  # the probability with which a new head sees anything anywhere (Lin et al. 2017)
@@ -152,6 +154,20 @@ class Detect(Task):
     @classmethod
     def names_in(cls, info: TaskInfo, cell: Any) -> list[str]:
         return [each.name for each in _listed(cell, info.label)]
+
+    @classmethod
+    def remarks(cls, info: TaskInfo, source: Source) -> list[str]:
+        """Of boxes that reach out of their pictures by more than a pixel: with many of them, corners were given."""
+        seen, out, label = 0, 0, str(info.label)
+        for index in range(min(FIRST_ROWS, len(source))):
+            row = source.row(index, np.random.default_rng(index))
+            with suppress(BadItem):  # which is counted when it is prepared
+                for _, picture in cls.asked(info, row):
+                    boxes = np.array([each.box for each in _listed(row.get(label), label)]).reshape(-1, 4)
+                    over = (boxes[:, :2] < -1) | (boxes[:, :2] + boxes[:, 2:] > np.array(picture_size(picture)) + 1)
+                    seen, out = seen + len(boxes), out + int(over.any(1).sum())
+        where = f"task '{info.name}': {out:,} of the first {seen:,} boxes reach out of their pictures"
+        return [f"{where} and are cut off; a box is [left, top, width, height] in pixels, not two corners"] * (out > 0)
 
     @classmethod
     def examples(cls, info: TaskInfo, row: dict[str, Any]) -> list[Example]:

@@ -229,6 +229,15 @@ def test_bad_boxes_are_named(objects: object, says: str) -> None:
         Detect.examples(INFO, {"image": picture(0, 40, 20), "objects": objects})
 
 
+def test_boxes_that_reach_out_of_their_pictures_are_told_before_a_run() -> None:
+    boxes = [[20, 10, 30, 20], [4, 2, 8, 8], [0, 0, 40.5, 20]]  # the first as corners; the last by rounding
+    rows = [{"image": picture(i, 40, 20), "objects": [{"name": "cat", "box": box}]} for i, box in enumerate(boxes)]
+    broken = {"image": "missing.png", "objects": [{"name": "cat", "box": [0, 0, 4, 4]}]}
+    (said,) = Detect.remarks(INFO, open_source([*rows, broken]))
+    assert "1 of the first 3 boxes" in said and "not two corners" in said
+    assert Detect.remarks(INFO, open_source([rows[1], rows[2], broken])) == []
+
+
 def test_only_a_picture_can_be_searched() -> None:
     with pytest.raises(UnitxError, match="finds things in a picture and cannot read sound:audio"):
         small_model(TaskInfo("find", "detect", {"sound": "audio"}, "objects", ["cat"]))

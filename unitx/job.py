@@ -312,6 +312,8 @@ def _open_task(recipe: Recipe, task: TaskRecipe, shared: Shared, known: TaskInfo
     if label in info.reads and _asks(kind):
         raise UnitxError(f"task '{name}' reads '{label}', which holds the answers: leave it out of --reads")
     info = kind.fit(info, source)
+    if not isinstance(source, MadeSource) and not is_stream(source):
+        shared.facts += kind.remarks(info, source)
     if kind.classifies and not isinstance(tests, MadeSource):
         shared.facts += _unscored(info, tests, multi)
     return source, tests, info

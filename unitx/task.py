@@ -209,6 +209,11 @@ class Task(nn.Module):
         return []
 
     @classmethod
+    def remarks(cls, info: TaskInfo, source: Source) -> list[str]:
+        """What to say of recorded training rows before a run: plain sentences on what looks mistaken in them."""
+        return []
+
+    @classmethod
     def examples(cls, info: TaskInfo, row: dict[str, Any]) -> list[Example]:
         """The sequences to train on or evaluate that one row of data gives."""
         parts = info.parts(row)
