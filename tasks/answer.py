@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @register_task("answer")
-class Answer(Writer):
+class QuestionAnswering(Writer):
     """Reads what is asked about and the question as one sequence, and writes the answer (after Antol et al. 2015).
 
     Reports exact matches, but for case and spaces.

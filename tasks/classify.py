@@ -53,7 +53,7 @@ class Classify(Task):
             object.__setattr__(self, "pooling", Pooling.parse(self.pooling))
             if self.class_weights not in ("none", "auto"):
                 raise UnitxError(f"class_weights is {self.class_weights!r}; it can be 'none' or 'auto'")
-            if not isinstance(self.label_smoothing, int | float) or not 0 <= self.label_smoothing < 1:
+            if not 0 <= self.label_smoothing < 1:
                 raise UnitxError(f"label_smoothing is {self.label_smoothing!r}; it must be from 0 to below 1")
 
     classifies = True
@@ -101,7 +101,7 @@ class Classify(Task):
 
         With `multi_label` an empty list is an answer: no label holds.
         """
-        multi = info.options.get("multi_label", False)
+        multi = info.multi_label
         target = np.zeros(len(info.labels), dtype=np.float32)
         target[[info.numbers[name] for name in labels_in(cell, multi) if name in info.numbers]] = 1.0
         return target if target.any() or (multi and isinstance(cell, list) and not cell) else None
@@ -129,7 +129,7 @@ class Classify(Task):
                 label_smoothing=self.options.label_smoothing,
             )
             correct = (logits.argmax(-1) == targets.values.argmax(-1)).float().sum()
-        return TaskLoss(total, targets.count, {"accuracy": correct.detach()})
+        return TaskLoss(total, {"accuracy": correct.detach()})
 
     def probabilities(self, outputs: Tensor) -> Tensor:
         """(n, classes): softmax, or a sigmoid each where several labels may hold."""

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unitx.backbone import Linear
+from unitx.drawings import draw_boxes
 from unitx.errors import BadItem, UnitxError
 from unitx.media import describe, picture_size
-from unitx.plots import draw_boxes
 from unitx.registry import register_task
 from unitx.source import parsed_cells
 from unitx.task import Sketch, Task, TaskInfo, TaskLoss
@@ -109,7 +109,6 @@ class Detect(Task):
     headline = "map"
     answer = "objects"
     gives = Found
-    places = True
     top = MOST
 
     def __init__(self, dim: int, info: TaskInfo, processors: dict[str, Processor]):
@@ -236,7 +235,7 @@ class Detect(Task):
         apart = (boxes - wanted).abs().mean(1)
         placed = GIOU * generalized_box_iou_loss(boxes, wanted, reduction="none") + L1 * apart
         right = (logits.index_select(0, mine).argmax(1) == names.index_select(0, mine)).float()
-        return TaskLoss(told + (placed * share).sum(), targets.count, {"accuracy": (right * share).sum().detach()})
+        return TaskLoss(told + (placed * share).sum(), {"accuracy": (right * share).sum().detach()})
 
     def outputs(self, tokens: Tokens, rows: Tensor) -> Tensor:
         """(n, 100, 6): the surest boxes, left, top, right, bottom, of each its score and its name's number; where there

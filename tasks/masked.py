@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unitx.backbone import Backbone, Linear
-from unitx.config import BackboneConfig
+from unitx.config import BackboneConfig, heads_for
 from unitx.errors import UnitxError
 from unitx.registry import register_task
 from unitx.task import Sketch, Task, TaskInfo, TaskLoss
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from unitx.model import Model
     from unitx.tokenizer import Processor
 
-SHARES = {"text": 0.3}  # of what is hidden where nobody says; of all else:
-SHARE = 0.75  # of patches, which tell much of their neighbours (He et al. 2022)
+RATIOS = {"text": 0.3}  # of what is hidden where nobody says; of all else:
+RATIO = 0.75  # of patches, which tell much of their neighbours (He et al. 2022)
 SPAN = 0.2  # chance that a hidden run of ids ends with each (SpanBERT, Joshi et al. 2020)
 HEAD = 32  # width of an attention head
 EPS = 1e-3  # variance of an even patch, which is normed by this
@@ -52,19 +52,19 @@ class Masked(Task):
     class Options:
         """
         Attributes:
-            share: of a sequence, hidden; None for 0.3 of a text and 0.75 of all else.
+            mask_ratio: of a sequence, hidden; None for 0.3 of a text and 0.75 of all else.
             depth: blocks of the head's own.
 
         Raises:
             UnitxError: an option is out of range.
         """
 
-        share: float | None = None
+        mask_ratio: float | None = None
         depth: int = 2
 
         def __post_init__(self) -> None:
-            if (self.share is not None and not 0 < self.share < 1) or self.depth < 1:
-                raise UnitxError(f"share must lie between 0 and 1 and depth be at least 1: {self}")
+            if (self.mask_ratio is not None and not 0 < self.mask_ratio < 1) or self.depth < 1:
+                raise UnitxError(f"mask_ratio must lie between 0 and 1 and depth be at least 1: {self}")
 
     headline = "loss"
     lower_is_better = True
@@ -78,18 +78,18 @@ class Masked(Task):
                     f"task '{info.name}' hides parts of {modality}, and the model's {modality} tokenizer must see all "
                     "of it (learned positions, or blocks of its own): train a new one"
                 )
-        self.bridge = Linear(dim, dim)
-        self.decoder = Backbone(BackboneConfig(dim, self.options.depth, heads=max(1, dim // HEAD)))
-        self.marks = nn.ParameterDict({modality: 0.02 * torch.randn(dim) for modality in found})
+        self.decoder_embed = Linear(dim, dim)
+        self.decoder = Backbone(BackboneConfig(dim, self.options.depth, heads=heads_for(dim, HEAD)))
+        self.mask_tokens = nn.ParameterDict({modality: 0.02 * torch.randn(dim) for modality in found})
         self.heads = nn.ModuleDict({modality: Linear(dim, _width(p)) for modality, p in found.items()})
         for p in self.heads.parameters():
             nn.init.zeros_(p)
 
     @classmethod
     def hide(cls, info: TaskInfo, prepared: Prepared, rng: np.random.Generator) -> Prepared:
-        share, begin, parts, hidden = cls.parse_options(info).share, 0, [], []
+        ratio, begin, parts, hidden = cls.parse_options(info).mask_ratio, 0, [], []
         for modality, pieces in prepared.parts:
-            gone = _choose(modality, len(pieces.values), share or SHARES.get(modality, SHARE), rng)
+            gone = _choose(modality, len(pieces.values), ratio or RATIOS.get(modality, RATIO), rng)
             hidden.append(Hidden(modality, pieces.values[gone], pieces.positions[gone] + begin))
             seen = Pieces(pieces.values[~gone], pieces.positions[~gone], pieces.shortened)
             begin += int(seen.positions.max()) + 1  # as `collate` counts
@@ -108,34 +108,32 @@ class Masked(Task):
     def loss(self, tokens: Tokens, targets: Targets) -> TaskLoss:
         each = self.judged(tokens, targets)
         patches = {"mse": each[:, 2].sum().detach()} if len(self.heads) > ("text" in self.heads) else {}
-        return TaskLoss(each[:, 0].sum() + each[:, 2].sum(), targets.count, patches)
+        return TaskLoss(each[:, 0].sum() + each[:, 2].sum(), patches)
 
     def judged(self, tokens: Tokens, targets: Targets) -> Tensor:
         """(n, 5): of each sequence the summed nats of its hidden ids and how many are told rightly, the summed squared
         error of its hidden patches, how many ids these were, and how many patches."""
         sums = tokens.vectors.new_zeros(len(targets.values), 5, dtype=torch.float32)
         for modality, (told, values, owners) in self.told(tokens, targets).items():
+            each = told.new_zeros(len(owners), 5)
             if modality == "text":
-                nats = F.cross_entropy(told, values, reduction="none")
-                right = (told.argmax(1) == values).float()
-                columns = [nats, right, torch.zeros_like(nats), torch.ones_like(nats), torch.zeros_like(nats)]
+                each[:, 0], each[:, 3] = F.cross_entropy(told, values, reduction="none"), 1
+                each[:, 1] = (told.argmax(1) == values).float()
             else:
-                error = (told - normed(values)).square().mean(1)
-                columns = [torch.zeros_like(error), torch.zeros_like(error), error, torch.zeros_like(error)]
-                columns.append(torch.ones_like(error))
-            sums = sums.index_add(0, owners, torch.stack(columns, dim=1))
+                each[:, 2], each[:, 4] = (told - normed(values)).square().mean(1), 1
+            sums = sums.index_add(0, owners, each)
         return sums
 
     def told(self, tokens: Tokens, targets: Targets) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
         """Modality → what is told of the hidden: logits or normed patches (m, …), what was there (m, …), and the number
         of its sequence in `targets` (m,)."""
         device = tokens.vectors.device
-        packed = self.bridge(tokens.vectors).split(tokens.layout.lengths)
+        packed = self.decoder_embed(tokens.vectors).split(tokens.layout.lengths)
         places = tokens.layout.positions.cpu().split(tokens.layout.lengths)
         sequences, positions = [], []
         for row, hidden in zip(targets.rows.tolist(), targets.values, strict=True):
-            marks = [self.marks[part.modality].to(packed[row].dtype).expand(len(part.values), -1) for part in hidden]
-            sequences.append(torch.cat([packed[row], *marks]))
+            masks = [self.mask_tokens[part.modality].expand(len(part.values), -1) for part in hidden]
+            sequences.append(torch.cat([packed[row], *(mask.to(packed[row].dtype) for mask in masks)]))
             positions.append(np.concatenate([places[row].numpy(), *(part.positions for part in hidden)]))
         if not sequences:
             return {}
@@ -196,10 +194,10 @@ def normed(patches: Tensor) -> Tensor:
     return (patches - mean) / (variance + EPS).sqrt()
 
 
-def _choose(modality: str, count: int, share: float, rng: np.random.Generator) -> np.ndarray:
+def _choose(modality: str, count: int, ratio: float, rng: np.random.Generator) -> np.ndarray:
     """(count,) bool: about a share of them, at least one and not all; of texts in runs."""
     gone = np.zeros(count, dtype=bool)
-    wanted = min(count - 1, max(1, round(share * count)))
+    wanted = min(count - 1, max(1, round(ratio * count)))
     if modality != "text":
         gone[rng.permutation(count)[:wanted]] = True
         return gone

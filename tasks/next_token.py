@@ -42,7 +42,7 @@ class NextToken(LanguageHead):
             raise UnitxError(f"task '{info.name}' continues text and cannot read {what}: name text columns in --reads")
         super().__init__(dim, info, processors)
 
-    def share(self, tokenizers: nn.ModuleDict) -> None:
+    def tie_weights(self, tokenizers: nn.ModuleDict) -> None:
         if self.options.tied:
             self.head.weight = cast(Any, tokenizers[TEXT]).embed.weight
 

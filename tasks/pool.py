@@ -75,7 +75,7 @@ class Pool(Task):
         for modality in sorted(processors):
             self.add_modality(modality)
 
-    def share(self, tokenizers: nn.ModuleDict) -> None:
+    def tie_weights(self, tokenizers: nn.ModuleDict) -> None:
         if self.options.words and "text" in tokenizers:
             self.text = (cast("Tokenizer", tokenizers["text"]),)
 
@@ -155,9 +155,9 @@ class Pool(Task):
         z = F.normalize(self.outputs(tokens, targets.rows), dim=-1)
         loss = contrast(z, targets.values, self.options.temperature)
         if not self.options.words:
-            return TaskLoss(loss, targets.count, {})
+            return TaskLoss(loss, {})
         told = self._words(tokens, targets)
-        return TaskLoss(loss + told.sum, targets.count, told.metrics)
+        return TaskLoss(loss + told.sum, told.metrics)
 
     def _words(self, tokens: Tokens, targets: Targets) -> TaskLoss:
         """`word_contrast` of the sequences that tell when their words are said."""
@@ -173,11 +173,11 @@ class Pool(Task):
         text: Any = self.text[0].processor
         heard = heard_words(tokens.layout, said, text.encode)
         if not len(heard.places):
-            return TaskLoss(tokens.vectors.new_zeros(()), targets.count, {})
+            return TaskLoss(tokens.vectors.new_zeros(()), {})
         vectors = word_vectors(self.text[0], heard.ids, tokens.layout.device)
         loss, right = word_contrast(tokens, heard, vectors, self.options.temperature)
         weight = WEIGHT * targets.count / len(said)
-        return TaskLoss(loss * weight, targets.count, {"words": right * targets.count / len(said)})
+        return TaskLoss(loss * weight, {"words": right * targets.count / len(said)})
 
     def score(self, outputs: Tensor, targets: Any) -> dict[str, float]:
         """See `retrieval`."""

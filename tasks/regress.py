@@ -98,7 +98,7 @@ class Regress(Task):
     def loss(self, tokens: Tokens, targets: Targets) -> TaskLoss:
         off = self.outputs(tokens, targets.rows) - targets.values
         mae = (off.detach() * off.new_tensor(self.info.facts["std"])).abs().mean(1).sum()
-        return TaskLoss(off.square().mean(1).sum(), targets.count, {"mae": mae})
+        return TaskLoss(off.square().mean(1).sum(), {"mae": mae})
 
     def answers(self, outputs: Tensor, top: int) -> list[list[Answer]]:
         """All numbers of each, named by the label's column: `Answer(label, number)`."""

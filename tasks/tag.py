@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unitx.backbone import Linear
+from unitx.drawings import draw_sound, draw_text
 from unitx.errors import BadItem, UnitxError
 from unitx.media import describe, modality_of, sound_seconds
-from unitx.plots import draw_sound, draw_text
 from unitx.registry import register_task
 from unitx.source import parsed_cells
 from unitx.task import Sketch, Task, TaskInfo, TaskLoss
@@ -83,7 +83,7 @@ class Tag(Task):
     """
 
     headline = "f1"
-    tags = places = True
+    tags = True
     answer = "spans"
     gives = Span
     top = sys.maxsize
@@ -179,7 +179,7 @@ class Tag(Task):
     def loss(self, tokens: Tokens, targets: Targets) -> TaskLoss:
         logits, labels = self.outputs(tokens, targets.rows), targets.values["labels"]
         total = F.cross_entropy(logits, labels, reduction="sum", ignore_index=NOWHERE)
-        return TaskLoss(total, targets.count, {"accuracy": (logits.argmax(1) == labels).float().sum().detach()})
+        return TaskLoss(total, {"accuracy": (logits.argmax(1) == labels).float().sum().detach()})
 
     def spans(self, outputs: Tensor, extents: np.ndarray, text: str | None, top: int) -> list[Any]:
         """`Span` objects; their scores are means of probabilities."""

@@ -73,7 +73,7 @@ def test_contrast_equals_a_loop_over_items_and_columns(info: TaskInfo, rows: lis
     model = small_model(info)
     z, targets, batch = embedded(model, info.name, rows)
     found = model.heads[info.name].loss(model.encode(batch), targets)
-    assert found.count == len(z) == len(targets.rows)
+    assert targets.count == len(z) == len(targets.rows)
     assert found.sum.item() == pytest.approx(contrast(z.detach(), rows, info, 0.15), rel=1e-4, abs=1e-5)
     found.sum.backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
@@ -113,7 +113,7 @@ def test_proxies_equal_cross_entropy_over_cosines() -> None:
         scores = [float(F.cosine_similarity(vector, proxy, dim=0)) / 0.15 for proxy in head.proxies]
         total += math.log(sum(math.exp(s) for s in scores)) - scores[concept]
         correct += int(np.argmax(scores)) == concept
-    assert found.count == 8 and found.sum.item() == pytest.approx(total, rel=1e-5)
+    assert targets.count == 8 and found.sum.item() == pytest.approx(total, rel=1e-5)
     assert found.metrics["accuracy"].item() == correct
     shares = head.probabilities(z)
     for vector, row in zip(z, shares, strict=True):

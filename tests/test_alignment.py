@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from unitx.worlds import neural, speech
+from unitx.worlds import espeak, neural, waveforms
 from unitx.worlds.alignment import SLANT, cepstra, transfer_marks, warp
 
 TEXTS = [
@@ -44,12 +44,12 @@ def test_no_path_is_cheaper(n: int, m: int) -> None:
 
 
 def test_a_slower_saying_has_its_marks_later() -> None:
-    waveform, marks = speech.say_words(TEXTS[0], "en", "train", np.random.default_rng(0))
+    waveform, marks = espeak.say_words(TEXTS[0], "en", "train", np.random.default_rng(0))
     slow = np.interp(np.arange(0, len(waveform) - 1, 0.8), np.arange(len(waveform)), waveform).astype(np.float32)
     moved = transfer_marks(marks, waveform, slow)
     assert [place for place, _ in moved] == [place for place, _ in marks]
     away = np.array([at / 0.8 for _, at in marks]) - np.array([at for _, at in moved])
-    assert np.abs(away).max() < 0.06 * speech.BANK_RATE
+    assert np.abs(away).max() < 0.06 * waveforms.BANK_RATE
     same = transfer_marks(marks, waveform, waveform)
     assert np.abs(np.array(same) - np.array(marks)).max() <= 160  # a frame
 
@@ -59,11 +59,11 @@ def test_words_of_one_synthesizer_are_found_by_another() -> None:
     away = []
     for seed, text in enumerate(TEXTS):
         rng = np.random.default_rng(seed)
-        told, marks = speech.say_words(text, "en", "train", rng)
-        other, truth = speech.at_bank_rate(*neural.synthesize_words(text, neural.Speaker.random(rng)))
+        told, marks = espeak.say_words(text, "en", "train", rng)
+        other, truth = waveforms.at_bank_rate(*neural.synthesize_words(text, neural.Speaker.random(rng)))
         begins = dict(truth)
         away += [at - begins[place] for place, at in transfer_marks(marks, told, other) if place in begins]
-    seconds = np.array(away) / speech.BANK_RATE
+    seconds = np.array(away) / waveforms.BANK_RATE
     assert len(away) > 25 and np.median(np.abs(seconds)) < 0.05 and (np.abs(seconds) < 0.12).mean() > 0.85
 
 

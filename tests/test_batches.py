@@ -123,7 +123,7 @@ def test_processes_share_the_rows_of_a_step(world: int):
     feeds = [text_feed(10, 7), text_feed(8, 4, "other")]
     for step in range(3):
         (one,), _ = steps(feeds)[step]
-        parts = [batch for rank in range(world) for batch in steps(feeds, rank=rank, world=world)[step].batches]
+        parts = [batch for rank in range(world) for batch in steps(feeds, rank=rank, world_size=world)[step].batches]
         assert Counter(texts_of(one)) == Counter(text for part in parts for text in texts_of(part))
         for name in ("topic", "other"):
             assert one.targets[name].count == sum(part.targets[name].count for part in parts)
@@ -132,7 +132,7 @@ def test_processes_share_the_rows_of_a_step(world: int):
 @pytest.mark.parametrize(("rows", "accumulate"), [(9, 4), (17, 8), (10, 3)])
 def test_processes_with_unequal_shares_make_as_many_micro_batches(rows: int, accumulate: int):
     feed = text_feed(20, rows)
-    made = [steps([feed], rank=rank, world=2, accumulate=accumulate)[0].batches for rank in range(2)]
+    made = [steps([feed], rank=rank, world_size=2, accumulate=accumulate)[0].batches for rank in range(2)]
     assert [len(batches) for batches in made] == [accumulate, accumulate]
 
 

@@ -215,6 +215,10 @@ def small_model() -> Model:
     return Model(BackboneConfig(dim=16, depth=1, heads=2), processors, tasks)
 
 
+def states(model: Model, optimizers: list[torch.optim.Optimizer]) -> list[dict[str, torch.Tensor]]:
+    return [optimizer_state(model, optimizer) for optimizer in optimizers]
+
+
 def trained(kind: str = "muon", steps: int = 3) -> tuple[Model, list[torch.optim.Optimizer]]:
     """A model whose pictures and their head never got a gradient."""
     model = small_model()
@@ -236,7 +240,7 @@ def train_step(model: Model, optimizers: list[torch.optim.Optimizer]) -> None:
 @pytest.mark.parametrize("kind", ["muon", "adamw"])
 def test_what_got_no_gradient_yet_does_not_stand_in_the_way(tmp_path: Path, kind: str):
     model, optimizers = trained(kind)
-    saved = save_checkpoint(tmp_path, model, optimizers, Progress(step=3))
+    saved = save_checkpoint(tmp_path, model, states(model, optimizers), Progress(step=3))
     loaded = Model.from_pretrained(saved, "cpu")
     fresh = build_optimizers(loaded, kind, 0.01, 0.1)
     load_training_state(saved, loaded, fresh)
@@ -268,7 +272,7 @@ def test_saving_changes_nothing():
 def test_only_the_newest_two_are_kept(tmp_path: Path):
     model, optimizers = trained(steps=1)
     for step in (8, 9, 10, 100):
-        save_checkpoint(tmp_path, model, optimizers, Progress(step=step))
+        save_checkpoint(tmp_path, model, states(model, optimizers), Progress(step=step))
     assert [path.name for path in checkpoints(tmp_path)] == ["step-10", "step-100"]
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -276,7 +280,7 @@ def test_only_the_newest_two_are_kept(tmp_path: Path):
 @pytest.mark.parametrize("at", ["save_file", "write_text", "rename"])
 def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str):
     model, optimizers = trained(steps=1)
-    save_checkpoint(tmp_path, model, optimizers, Progress(step=1))
+    save_checkpoint(tmp_path, model, states(model, optimizers), Progress(step=1))
 
     class Killed(BaseException):
         pass
@@ -291,10 +295,10 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch
             patch.setattr(safetensors.torch, "save_file", killed)
         else:
             patch.setattr(Path, at, killed)
-        save_checkpoint(tmp_path, model, optimizers, Progress(step=2))
+        save_checkpoint(tmp_path, model, states(model, optimizers), Progress(step=2))
     assert [path.name for path in checkpoints(tmp_path)] == ["step-1"]
     load_training_state(checkpoints(tmp_path)[-1], *trained(steps=1))
-    save_checkpoint(tmp_path, model, optimizers, Progress(step=3))  # what was half written is cleared away
+    save_checkpoint(tmp_path, model, states(model, optimizers), Progress(step=3))  # clears what was half written
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-1", "step-3"]
 
 
@@ -307,12 +311,12 @@ def test_a_copy_beside_the_checkpoints_is_none_of_them(tmp_path: Path):
 def test_progress_comes_back(tmp_path: Path):
     model, optimizers = trained(steps=1)
     progress = Progress(step=4, seconds=1.25, best=0.5, items=40)
-    assert load_progress(save_checkpoint(tmp_path, model, optimizers, progress)) == progress
+    assert load_progress(save_checkpoint(tmp_path, model, states(model, optimizers), progress)) == progress
 
 
 def test_a_folder_that_is_no_checkpoint_says_so(tmp_path: Path):
     model, optimizers = trained(steps=1)
-    saved = save_checkpoint(tmp_path / "run", model, optimizers, Progress(step=1))
+    saved = save_checkpoint(tmp_path / "run", model, states(model, optimizers), Progress(step=1))
     (saved / checkpoint.TENSORS).unlink()
     for folder in (saved, tmp_path / "nothing"):
         with pytest.raises(UnitxError, match=folder.name) as error:

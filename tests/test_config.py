@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from unitx.backbone import Backbone
-from unitx.config import SIZES, BackboneConfig
+from unitx.config import SIZES, BackboneConfig, heads_for
 
 
 def test_configuration_does_not_import_torch() -> None:
@@ -30,6 +30,8 @@ def test_configuration_does_not_import_torch() -> None:
         ({"heads": 0}, "heads is 0"),
         ({"dim": 32, "heads": 4, "rotary_slowing": [2.0]}, "rotary_slowing has 1 numbers, not 4"),
         ({"rotary_gain": 0.0}, "rotary_gain is 0"),
+        ({"dim": 30, "heads": 4}, "dim 30 must be a multiple of heads 4"),
+        ({"dim": 64, "heads": 4, "head_size": 5}, "heads of an even width, not 5"),
     ],
 )
 def test_an_impossible_shape_is_refused(fields: dict[str, int], complaint: str) -> None:
@@ -46,6 +48,13 @@ def test_every_size_is_a_backbone_of_the_parameters_of_vit(name: str) -> None:
     with torch.device("meta"):
         parameters = sum(p.numel() for p in Backbone(config).parameters())
     assert parameters == pytest.approx(12 * size.dim**2 * size.depth, rel=0.01)
+
+
+@pytest.mark.parametrize("width", [32, 64])
+def test_heads_for_any_width_make_a_backbone(width: int) -> None:
+    for dim in range(2, 1100, 2):
+        assert BackboneConfig(dim, 1, heads=heads_for(dim, width)).head_dim >= min(dim, width)
+    assert heads_for(176, 32) == 4 and heads_for(128, 32) == 4 and heads_for(384, 64) == 6
 
 
 def test_the_dial_turns_one_way() -> None:

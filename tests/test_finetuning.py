@@ -478,6 +478,12 @@ def test_a_new_classifier_on_a_decoder_asks_the_last_token(tmp_path: Path, rows:
         workers=0, echo=False, precision="fp32",
     )  # fmt: skip
     assert run.model.head("text-classify").options.pooling.kind == "last"
+    numbers = [{"text": row["text"], "length": len(row["text"])} for row in rows]
+    run = unitx.finetune(
+        tmp_path / "base", "regress", data=numbers, reads="text", label="length", out=str(tmp_path / "numbers"),
+        steps=2, evaluations=1, workers=0, echo=False, precision="fp32",
+    )  # fmt: skip
+    assert run.model.head("regress").options.pooling.kind == "last"
 
 
 def test_towers_are_trained_one_by_one(tmp_path: Path):
@@ -522,3 +528,20 @@ def test_a_head_of_several_labels_goes_on_as_one(tmp_path: Path):
         tmp_path / "base", "image-classify", out=str(tmp_path / "run"), steps=1, evaluations=1, **given
     )
     assert run.model.head("image-classify").options.multi_label
+
+
+def test_the_data_of_a_head_of_several_labels_are_read_so_too(tmp_path: Path):
+    """Finetuned further without a word of it: a list of none is an answer, "a|b" are two labels."""
+    rng = np.random.default_rng(0)
+    rows = [{"text": f"text {i}", "tags": sorted(rng.choice(["a", "b", "c"], i % 3, replace=False))} for i in range(60)]
+    given = {"reads": "text", "label": "tags", "steps": 1, "evaluations": 1, "workers": 0, "echo": False}
+    options = {"tasks.text-classify.options.multi_label": True}
+    run = unitx.train("text-classify", data=rows, out=str(tmp_path / "base"), **given, **options)
+    parted = [{**row, "tags": "|".join(row["tags"])} for row in rows]
+    for number, data in enumerate([rows, [row for row in parted if row["tags"]]]):
+        out = tmp_path / f"more{number}"
+        more = unitx.finetune(run.folder, "text-classify", data=data, out=str(out), **given)
+        assert more.model.labels() == ["a", "b", "c"]
+        said = yaml.safe_load((out / "recipe.yaml").read_text())["resolved"]
+        assert said["rows"]["text-classify"] == len(data) - len(data) // 10
+        assert not [fact for fact in said["facts"] if "left out" in fact or "not judged" in fact]

@@ -168,7 +168,7 @@ def test_processes_and_workers_share_a_stream_without_loss_or_repetition(world, 
         info = TaskInfo("kind", "classify", source.reads, "label", ["kind 0", "kind 1"])
         text = TextProcessor(max_tokens=16)
         made = Steps(Preparer({"text": text}), [Feed(info, source, taken)], progress=1, augment=Augment("none"),
-                     rank=rank, world=world)  # fmt: skip
+                     rank=rank, world_size=world)  # fmt: skip
         found = []
         for step in data_loader(made, steps, workers):
             (batch,) = step.batches

@@ -73,9 +73,9 @@ def test_the_loss_is_that_of_each_sequence_by_itself() -> None:
     for i, prepared in enumerate(left):
         alone = Preparer(model.processors).batch([(head.info, prepared)])
         states = model.encode(alone).to_list()[0]
-        marks = [head.marks[part.modality].expand(len(part.values), -1) for part in prepared.target]
+        marks = [head.mask_tokens[part.modality].expand(len(part.values), -1) for part in prepared.target]
         places = np.concatenate([alone.layout.positions.numpy(), *(part.positions for part in prepared.target)])
-        sequence = torch.cat([states @ head.bridge.weight.T + head.bridge.bias, *marks])
+        sequence = torch.cat([states @ head.decoder_embed.weight.T + head.decoder_embed.bias, *marks])
         out = head.decoder(Tokens.from_list([sequence], positions=[places])).vectors[len(states) :]
         mine = [0.0, 0.0]
         for part, vectors in zip(prepared.target, out.split([len(p.values) for p in prepared.target]), strict=True):
@@ -89,7 +89,7 @@ def test_the_loss_is_that_of_each_sequence_by_itself() -> None:
                 patches += len(there)
         assert judged[i, [0, 2]].tolist() == pytest.approx(mine, rel=1e-3, abs=1e-4)
         nats, errors = nats + mine[0], errors + mine[1]
-    assert found.count == targets.count == ids + patches
+    assert targets.count == ids + patches
     assert float(found.sum) == pytest.approx(nats + errors, rel=1e-3)
     scores = head.score(judged, None)
     assert scores["mse"] == pytest.approx(errors / patches, rel=1e-3)
@@ -115,9 +115,14 @@ def test_texts_lose_runs_and_pictures_single_patches() -> None:
     assert not _choose("image", 1, 0.75, rng).any() and _choose("text", 2, 0.1, rng).sum() == 1
 
 
+def test_a_backbone_of_any_width_has_a_decoder() -> None:
+    model = small_model(INFO, shape=BackboneConfig(dim=176, depth=1, heads=4))
+    assert model.head(INFO.name).decoder.config.head_dim == 44
+
+
 def test_options_and_tokenizers_that_cannot_be_used_are_refused() -> None:
-    for options in ({"share": 1.0}, {"share": 0.0}, {"depth": 0}):
-        with pytest.raises(UnitxError, match="share must lie between 0 and 1"):
+    for options in ({"mask_ratio": 1.0}, {"mask_ratio": 0.0}, {"depth": 0}):
+        with pytest.raises(UnitxError, match="mask_ratio must lie between 0 and 1"):
             small_model(TaskInfo("fill", "masked", {"text": "text"}, options=options))
     with pytest.raises(UnitxError, match="hides parts of text, and the model's text tokenizer must see all of it"):
         small_model(TaskInfo("fill", "masked", {"text": "text"}), positions=12)

@@ -12,7 +12,7 @@ import pytest
 from unitx.data import open_source
 from unitx.errors import UnitxError
 from unitx.source import MadeSource
-from unitx.worlds import speech
+from unitx.worlds import espeak, waveforms
 from unitx.worlds.emoji import HUNDRED, KINDS, name_of
 from unitx.worlds.mentions import PHRASES, MentionWorld
 
@@ -56,10 +56,10 @@ def test_spans_of_a_text_are_the_names_in_it() -> None:
 def test_spans_of_a_sound_are_where_the_names_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """Said again by themselves in the same voice, names last as long, about, as their spans."""
     heard: list[tuple[str, str, dict[str, Any]]] = []
-    say = speech.synthesize_words
+    say = espeak.synthesize_words
     note = heard.append
     monkeypatch.setattr(
-        speech, "synthesize_words", lambda text, voice, **how: note((text, voice, how)) or say(text, voice, **how)
+        espeak, "synthesize_words", lambda text, voice, **how: note((text, voice, how)) or say(text, voice, **how)
     )
     ratios = []
     for seed in range(30):
@@ -69,8 +69,8 @@ def test_spans_of_a_sound_are_where_the_names_are_said(monkeypatch: pytest.Monke
         (_, _, mentions) = WORLD.sentence(np.random.default_rng(seed))
         assert [kind for kind, _, _ in spans] == [kind for kind, _, _ in mentions]
         for (_, start, end), (_, begin, until) in zip(spans, mentions, strict=True):
-            alone, rate = speech.synthesize(text[begin:until], voice, **how)
-            ratios.append((end - start) / speech.BANK_RATE / (len(alone) / rate))
+            alone, rate = espeak.synthesize(text[begin:until], voice, **how)
+            ratios.append((end - start) / waveforms.BANK_RATE / (len(alone) / rate))
         assert all(a[2] <= b[1] for a, b in pairwise(spans))
         assert 0 < spans[0][1] < spans[-1][2] <= len(take.clip)
     assert 0.8 < np.median(ratios) < 1.2 and np.mean(np.abs(np.log(ratios)) < 0.7) > 0.95
@@ -87,9 +87,9 @@ def test_spans_move_with_the_sound() -> None:
 def test_parts_share_no_beginning_and_no_speaker(monkeypatch: pytest.MonkeyPatch) -> None:
     beginnings, voices = {}, {}
     said: list[str] = []
-    say = speech.synthesize_words
+    say = espeak.synthesize_words
     monkeypatch.setattr(
-        speech, "synthesize_words", lambda text, voice, **how: said.append(voice) or say(text, voice, **how)
+        espeak, "synthesize_words", lambda text, voice, **how: said.append(voice) or say(text, voice, **how)
     )
     for part in ("train", "validation", "test"):
         world = WORLD.of_part(part)
@@ -103,7 +103,7 @@ def test_parts_share_no_beginning_and_no_speaker(monkeypatch: pytest.MonkeyPatch
         for seed in range(12):
             world._say(np.random.default_rng(seed))
         voices[part] = {voice.split("+")[1] for voice in said}
-        assert voices[part] <= set(speech.split_voices()[part])
+        assert voices[part] <= set(espeak.split_voices()[part])
     for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
         assert not beginnings[one] & beginnings[other] and not voices[one] & voices[other]
     assert len(beginnings["train"]) > 150 and len(beginnings["test"]) > 10

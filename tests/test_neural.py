@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from unitx.errors import UnitxError
-from unitx.worlds import neural, speech
+from unitx.worlds import neural, waveforms
 from unitx.worlds.neural import RATE, Speaker
 
 TEXT = "She has seen 12 ships: six of them, in 1984, were general-purpose ships."
@@ -30,7 +30,7 @@ def fundamental(waveform: np.ndarray) -> float:
 def test_the_usual_speaker_is_hibaris_own_voice() -> None:
     waveform, rate, _ = neural.synthesize_words("A cat sat on a mat.", seed=3)
     own = hibari.Hibari()("A cat sat on a mat.", seed=3)
-    trimmed, _ = speech.trim(own, [])
+    trimmed, _ = waveforms.trim(own, [])
     assert rate == hibari.SAMPLE_RATE and waveform.dtype == np.float32
     np.testing.assert_allclose(waveform, trimmed, rtol=0, atol=1e-4)  # the pitch is rounded once more
 

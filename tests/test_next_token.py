@@ -43,7 +43,7 @@ def test_the_loss_is_that_of_each_token_from_those_before_it() -> None:
     head, tokens, targets = model.heads["stories"], model.encode(batch), batch.targets["stories"]
     expected = naive(model, ids)
     found = head.loss(tokens, targets)
-    assert targets.count == found.count == sum(len(sequence) - 1 for sequence in ids)
+    assert targets.count == sum(len(sequence) - 1 for sequence in ids)
     assert float(found.sum) == pytest.approx(float(torch.cat(expected).sum()), rel=1e-4)
     outputs = head.outputs(tokens, targets.rows)
     byte_counts = [min(len(text.encode()), 11) for text in TEXTS]
@@ -97,7 +97,7 @@ def test_only_the_tasks_own_sequences_are_predicted() -> None:
     )
     losses = [head.loss(model.encode(batch), batch.targets["stories"]) for batch in (alone, mixed)]
     torch.testing.assert_close(losses[0].sum, losses[1].sum, rtol=1e-5, atol=1e-4)
-    assert losses[0].count == losses[1].count
+    assert alone.targets["stories"].count == mixed.targets["stories"].count > 0
 
 
 def test_zero_rows_give_zero_loss_and_zero_gradients() -> None:

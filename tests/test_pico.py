@@ -11,7 +11,7 @@ from torchaudio.functional import detect_pitch_frequency
 
 from unitx.errors import UnitxError
 from unitx.worlds import pico
-from unitx.worlds.speech import BANK_RATE, trim
+from unitx.worlds.waveforms import BANK_RATE, trim
 
 py_nanotts = pytest.importorskip("py_nanotts", reason="has no wheels for Macs")
 TWICE = 0.0 if sys.platform == "linux" else 1e-3  # elsewhere it never says a thing twice

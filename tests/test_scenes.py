@@ -79,4 +79,6 @@ def test_options_are_checked() -> None:
         SceneWorld(most=9)
     with pytest.raises(UnitxError, match="has no part 'dev'"):
         SceneWorld(part="dev")
+    with pytest.raises(UnitxError, match="concepts is 0"):
+        SceneWorld(concepts=0)
     assert len(SceneWorld()) > len(WORLD) and SceneWorld().of_part("test").part == "test"

@@ -13,7 +13,7 @@ import pytest
 from unitx.data import open_source
 from unitx.errors import UnitxError
 from unitx.source import MadeSource
-from unitx.worlds import neural, pico, speech, spoken
+from unitx.worlds import espeak, neural, pico, spoken, waveforms
 from unitx.worlds.spoken import SpokenWorld
 
 LINES = [
@@ -78,8 +78,8 @@ def test_variation_moves_the_words_with_the_sound(monkeypatch: pytest.MonkeyPatc
     clicks = np.zeros(16_000, dtype=np.float32)
     clicks[[2_000, 9_000]] = 1.0
     for seed in range(20):
-        wave, speed, lead = speech.vary_timed(clicks, np.random.default_rng(seed), 1.0)
-        same = speech.vary(clicks, np.random.default_rng(seed), 1.0)
+        wave, speed, lead = waveforms.vary_timed(clicks, np.random.default_rng(seed), 1.0)
+        same = waveforms.vary(clicks, np.random.default_rng(seed), 1.0)
         np.testing.assert_array_equal(wave, same)
         for place in (2_000, 9_000):
             at = round(place / speed + lead)
@@ -95,16 +95,16 @@ def test_rows_to_judge_by_are_whole_and_always_the_same(train: SpokenWorld) -> N
 
 def test_parts_speak_with_their_own_voices(train: SpokenWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    say = speech.synthesize_words
+    say = espeak.synthesize_words
     monkeypatch.setattr(
-        speech, "synthesize_words", lambda text, voice, **how: said.append(voice) or say(text, voice, **how)
+        espeak, "synthesize_words", lambda text, voice, **how: said.append(voice) or say(text, voice, **how)
     )
     for part in ("train", "test"):
         said.clear()
         world = train.of_part(part)
         for index in range(len(world)):
             world._say(index, np.random.default_rng(index))
-        assert {voice.split("+")[1] for voice in said} <= set(speech.split_voices()[part])
+        assert {voice.split("+")[1] for voice in said} <= set(espeak.split_voices()[part])
 
 
 def test_three_synthesizers_speak_in_training(train: SpokenWorld, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +113,7 @@ def test_three_synthesizers_speak_in_training(train: SpokenWorld, monkeypatch: p
     def noted(name: str, say: Any) -> Any:
         return lambda *given, **more: said.append(name) or say(*given, **more)
 
-    for module, name in ((neural, "synthesize_words"), (pico, "say"), (speech, "say_words")):
+    for module, name in ((neural, "synthesize_words"), (pico, "say"), (espeak, "say_words")):
         monkeypatch.setattr(module, name, noted(name, getattr(module, name)))
     for seed in range(60):
         take = train._say(seed % len(train), np.random.default_rng(seed))
@@ -121,7 +121,7 @@ def test_three_synthesizers_speak_in_training(train: SpokenWorld, monkeypatch: p
     assert 12 < said.count("synthesize_words") < 36 and 8 < said.count("say") < 28
     assert len(said) == 60 + said.count("say")  # of what Pico says espeak-ng tells when its words begin
     asked = next(seed for seed in range(99) if 0.45 < np.random.default_rng(seed).random() < 0.65)
-    monkeypatch.setattr(pico, "synthesize", lambda *_, **__: speech.synthesize("", "en"))  # which raises
+    monkeypatch.setattr(pico, "synthesize", lambda *_, **__: espeak.synthesize("", "en"))  # which raises
     assert len(train._say(0, np.random.default_rng(asked)).words) > 3 and said[-2:] == ["say_words", "say"]
     said.clear()
     test = train.of_part("test")

@@ -24,7 +24,7 @@ from unitx.registry import TOKENIZERS
 from unitx.source import MadeSource
 from unitx.task import TaskInfo
 from unitx.tokenizer import Processor
-from unitx.worlds import speech
+from unitx.worlds import waveforms
 from unitx.worlds.stamps import FOLDER, PARTS, ROWS, SIDE, VALIDATION, Stamps, picture, read_stamps, split_stamps
 
 RED = '<rect width="30" height="99" fill="red"/>'
@@ -173,7 +173,7 @@ def test_training_keeps_recordings_as_they_sound(home: Path) -> None:
     assert source.prepare() is source
     wave, rate = source.row(0, np.random.default_rng(0))["audio"]
     raw, own = soundfile.read(path)
-    assert rate == speech.BANK_RATE and abs(len(wave) / rate - len(raw) / own) < 1e-3
+    assert rate == waveforms.BANK_RATE and abs(len(wave) / rate - len(raw) / own) < 1e-3
     spectrum = np.abs(np.fft.rfft(wave))
     pitch = np.abs(np.fft.rfft(raw)).argmax() * own / len(raw)
     assert abs(spectrum.argmax() * rate / len(wave) - pitch) < 5

@@ -246,7 +246,7 @@ def test_the_loss_is_the_mean_over_tokens() -> None:
                 p = head.head(vector).softmax(0)
                 nats, right, count = nats - float(p[label].log()), right + (int(p.argmax()) == label), count + 1
     loss = head.loss(tokens, targets)
-    assert float(loss.sum) == pytest.approx(nats, rel=1e-4) and loss.count == count == 6 + 5 + 11
+    assert float(loss.sum) == pytest.approx(nats, rel=1e-4) and targets.count == count == 6 + 5 + 11
     assert float(loss.metrics["accuracy"]) == right
     outputs = head.outputs(tokens, targets.rows)
     torch.testing.assert_close(outputs, torch.cat([head.head(states[row]) for row in range(3)]), rtol=1e-4, atol=1e-4)

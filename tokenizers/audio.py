@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torchaudio.transforms import Resample
 
 from unitx.backbone import Backbone, Linear
-from unitx.config import BackboneConfig
+from unitx.config import BackboneConfig, heads_for
 from unitx.errors import BadItem, UnitxError
 from unitx.media import check_whole, crop, describe, is_tensor, open_binary
 from unitx.positions import Grid, LearnedPositions, PositionEmbedding
@@ -227,7 +227,7 @@ class AudioProcessor(Processor):
         band, time = np.divmod(np.arange(bands * times), times)
         positions = np.stack([time, time + band, time], axis=1)
         if self.positions is not None:
-            positions = np.pad(positions, ((self.positions.class_tokens, 0), (0, 0)))
+            positions = self.positions.behind_class_tokens(positions)
         values = np.ascontiguousarray(rearrange(patches, "t band f m -> (band t) (f m)"))
         return Pieces(values, positions, shortened, grid=(bands, times))
 
@@ -380,7 +380,7 @@ class AudioTokenizer(Tokenizer):
             self.stem = Stem(p.patch_frames, p.patch_mels or p.mels, 1, dim, p.merges)
         self.bands = p.bands
         self.positions = PositionEmbedding(p.positions, dim) if p.positions else None
-        self.encoder = Backbone(BackboneConfig(dim, p.depth, heads=max(1, dim // HEAD))) if p.depth else None
+        self.encoder = Backbone(BackboneConfig(dim, p.depth, heads=heads_for(dim, HEAD))) if p.depth else None
         self.project = Linear(dim, dim) if p.depth else nn.Identity()
 
     def forward(

@@ -176,7 +176,7 @@ class ImageProcessor(Processor):
         place = np.arange(len(values))
         positions = np.stack([np.zeros_like(place), place // columns, place % columns], axis=1)
         if self.positions is not None:
-            positions = np.pad(positions, ((self.positions.class_tokens, 0), (0, 0)))
+            positions = self.positions.behind_class_tokens(positions)
         return Pieces(np.ascontiguousarray(values), positions, grid=(len(values) // columns, columns))
 
 

@@ -175,7 +175,7 @@ class VideoProcessor(ImageProcessor):
         grid = self._grid_of(features.shape)
         positions = np.stack(np.unravel_index(np.arange(len(values)), grid), axis=1)
         if self.positions is not None:
-            positions = np.pad(positions, ((self.positions.class_tokens, 0), (0, 0)))
+            positions = self.positions.behind_class_tokens(positions)
         return Pieces(np.ascontiguousarray(values), positions, grid=grid)
 
 

@@ -173,7 +173,12 @@ class Cache:
     The prompts are prefilled at once as a ragged batch; what comes later, one token a step or several, looks back.
 
     Args:
-        batch: B. room: the most tokens that a sequence may reach.
+        depth: layers.
+        batch: B.
+        kv_heads: of keys and values.
+        room: the most tokens that a sequence may reach.
+        head_dim: d.
+        like: a tensor of the dtype and on the device that keys and values have.
     """
 
     def __init__(self, depth: int, batch: int, kv_heads: int, room: int, head_dim: int, like: Tensor):

@@ -45,32 +45,24 @@ class Linear(MixedPrecision, nn.Linear):
         return F.linear(x, *self.cast(x.dtype))
 
 
-class LayerNorm(MixedPrecision, nn.Module):
+class LayerNorm(MixedPrecision, nn.LayerNorm):
     """Layer normalisation (Ba et al. 2016) with a learned gain.
 
     New models have it without bias. On CPUs PyTorch fuses it, and not RMSNorm, which takes four times as long.
     """
 
     def __init__(self, dim: int, eps: float = 1e-6, bias: bool = False):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-        self.bias = nn.Parameter(torch.zeros(dim)) if bias else None
-        self.eps = eps
+        super().__init__(dim, eps, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, x.shape[-1:], *self.cast(x.dtype), self.eps)
+        return F.layer_norm(x, self.normalized_shape, *self.cast(x.dtype), self.eps)
 
 
-class RMSNorm(nn.Module):
-    """Division by the root mean square (Zhang and Sennrich 2019), with a learned gain."""
-
-    def __init__(self, dim: int, eps: float):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(dim))
-        self.eps = eps
+class RMSNorm(nn.RMSNorm):
+    """Division by the root mean square (Zhang and Sennrich 2019), with a learned gain, in float32."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), x.shape[-1:], self.weight, self.eps).to(x.dtype)
+        return super().forward(x.float()).to(x.dtype)
 
 
 def make_norm(config: BackboneConfig, dim: int, bias: bool) -> LayerNorm | RMSNorm:
@@ -137,6 +129,14 @@ class Attention(nn.Module):
         layer: int = 0,
         record: Record | None = None,
     ) -> Tensor:
+        """(N, dim) → (N, dim).
+
+        Args:
+            table: (N, head_dim / 2) complex, how far rotary turns each token; None for no rotary.
+            cache: where the tokens go on behind others.
+            layer: the block's number, under which `cache` and `record` know it.
+            record: gets the attention weights.
+        """
         q, k, v = self.qkv(x).view(len(x), -1, self.head_dim).split(self.heads, dim=1)
         q, k = self.q_norm(q), self.k_norm(k)
         if table is not None:
@@ -161,6 +161,7 @@ class MLP(nn.Module):
         self.down = Linear(hidden, config.dim, bias=config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, dim) → (N, dim)."""
         if not self.gated:
             return self.down(self.activation(self.up(x)))
         opened, passed = self.up(x).chunk(2, dim=-1)

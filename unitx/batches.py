@@ -25,7 +25,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from unitx.augment import Augment, mix_pictures
-from unitx.data import Source, read_rows
+from unitx.data import Source, check_columns, open_source, read_rows
 from unitx.errors import BadItem, UnitxError
 from unitx.media import DECODERS
 from unitx.registry import TASKS
@@ -213,7 +213,7 @@ class Step(NamedTuple):
 
 
 class Steps(Dataset):
-    """Training step → its micro-batches. A process takes every `world`-th row of a step, whichever its task is,
+    """Training step → its micro-batches. A process takes every `world_size`-th row of a step, whichever its task is,
     beginning with `rank`, so that the processes together see what one alone would.
 
     Args:
@@ -231,12 +231,12 @@ class Steps(Dataset):
         seed: int = 0,
         accumulate: int = 1,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
     ):
         self.preparer, self.feeds = preparer, feeds
         self.progress, self.augment = progress, augment
         self.seed, self.accumulate = seed, accumulate
-        self.rank, self.world = rank, world
+        self.rank, self.world_size = rank, world_size
 
     def strength(self, step: int) -> float:
         """How strong the variation is at a step: it grows linearly over the run."""
@@ -255,7 +255,7 @@ class Steps(Dataset):
         before = 0  # rows of the tasks before
         for number, feed in enumerate(self.feeds):
             places = self.places(feed, step)
-            mine = places[(self.rank - before) % self.world :: self.world]
+            mine = places[(self.rank - before) % self.world_size :: self.world_size]
             before += len(places)
             rows = [self._row(number, feed, place) for place in mine]
             drawn += read_examples(self.preparer, feed, rows, strength, notes, self.augment)
@@ -309,7 +309,7 @@ def _mix(drawn: list[Drawn], rng: np.random.Generator) -> None:
     groups: dict[tuple, list[int]] = {}
     for i, one in enumerate(drawn):
         alone = len(one.features) == 1 and one.features[0][0] == "image"
-        if alone and TASKS.get(one.info.kind).classifies and not one.info.options.get("multi_label"):
+        if alone and TASKS.get(one.info.kind).classifies and not one.info.multi_label:
             groups.setdefault((one.info.name, one.features[0][1].shape), []).append(i)
     for places in groups.values():
         pictures = torch.from_numpy(np.stack([drawn[i].features[0][1] for i in places]))
@@ -436,18 +436,20 @@ def loader(
         model: the model that will see them; its tasks say which columns are read.
         data: a source, or anything that `--data` takes, for the only task; or a dictionary task → data.
         batch_tokens: tokens a batch, about.
+        augment: none, light or strong variation of the items.
+        seed: of the order of the rows, of their variation, and of what is cut out of long items.
+        epoch: counted from 0; each has another order.
+        workers: processes that prepare data; None for what fits the machine.
 
     Raises:
         UnitxError: the data lack a column that a task reads, or it cannot be meant.
     """
-    from unitx.data import check_columns, open_source
-
     given = data if isinstance(data, dict) and set(data) <= set(model.tasks) else {model.only_task(): data}
     feeds = []
     for name, of_task in given.items():
         info = model.head(name).info
         source = open_source(of_task, info.reads, info.label)
-        multi, answer = bool(info.options.get("multi_label")), TASKS.get(info.kind).answer
+        multi, answer = info.multi_label, TASKS.get(info.kind).answer
         check_columns(source, info.reads, info.label, multi, evaluated=True, answer=answer)
         feeds.append(Feed(info, source))
     preparer = Preparer(model.processors, model.prefix_parts)

@@ -43,12 +43,12 @@ class Progress:
 
 
 def save_checkpoint(
-    folder: Path, model: Any, optimizers: Sequence[torch.optim.Optimizer | dict[str, torch.Tensor]], progress: Progress
+    folder: Path, model: Any, states: Sequence[dict[str, torch.Tensor]], progress: Progress
 ) -> Path:
     """Write `folder/step-N`, whole or not at all, and remove all but the newest `KEPT`.
 
     Args:
-        optimizers: those of the model's parameters, or their states as `optimizer_state` gives them.
+        states: of the optimizers of the model's parameters, as `optimizer_state` gives them.
     """
     from safetensors.torch import save_file
 
@@ -60,8 +60,7 @@ def save_checkpoint(
     tensors = {"random.cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
-    for i, optimizer in enumerate(optimizers):
-        state = optimizer if isinstance(optimizer, dict) else optimizer_state(model, optimizer)
+    for i, state in enumerate(states):
         tensors |= {f"optimizer{i}.{name}": value for name, value in state.items()}
     save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, writing / TENSORS)
     (writing / STATE).write_text(json.dumps({"progress": asdict(progress)}), "utf-8")
@@ -86,10 +85,7 @@ def load_progress(checkpoint: Path) -> Progress:
     """
     if not (checkpoint / STATE).is_file() or not (checkpoint / TENSORS).is_file():
         raise UnitxError(f"{checkpoint} is no checkpoint: it lacks {STATE} or {TENSORS}")
-    progress = json.loads((checkpoint / STATE).read_text("utf-8"))["progress"]
-    if "evaluated" not in progress:  # an older run's, whose best was a score
-        progress["best"] = None
-    return Progress(**progress)
+    return Progress(**json.loads((checkpoint / STATE).read_text("utf-8"))["progress"])
 
 
 def load_training_state(checkpoint: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:

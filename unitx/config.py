@@ -82,9 +82,10 @@ class BackboneConfig:
                     whole = "a whole number, " if kind is int else ""
                     raise ValueError(f"{name} is {value}, and must be {whole}more than 0")
         if self.head_size is None and self.dim % self.heads:
-            raise ValueError(f"dim {self.dim} must be an even multiple of heads {self.heads}")
+            raise ValueError(f"dim {self.dim} must be a multiple of heads {self.heads}")
         if self.rotary_base is not None and self.head_dim % 2:
-            raise ValueError(f"dim {self.dim} must be an even multiple of heads {self.heads}")
+            shape = f"dim {self.dim} with heads {self.heads}"
+            raise ValueError(f"{shape}: rotary positions need heads of an even width, not {self.head_dim}")
         if self.rotary_slowing is not None and len(self.rotary_slowing) != self.head_dim // 2:
             raise ValueError(f"rotary_slowing has {len(self.rotary_slowing)} numbers, not {self.head_dim // 2}")
         if self.kv_heads is not None and self.heads % self.kv_heads:
@@ -131,6 +132,11 @@ SIZES = {
     "base": Size(dim=768, depth=12, heads=12, lr=1e-3, batch_tokens=65_536),
     "large": Size(dim=1024, depth=24, heads=16, lr=5e-4, batch_tokens=131_072),
 }
+
+
+def heads_for(dim: int, width: int) -> int:
+    """How many heads a backbone `dim` wide has whose heads are about `width` wide, or wider where that must be."""
+    return next((heads for heads in range(dim // width, 0, -1) if dim % (2 * heads) == 0), 1)
 
 
 def size_of(dim: int) -> Size:

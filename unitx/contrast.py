@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -75,7 +76,8 @@ def retrieval(outputs: Tensor, targets: Any, columns: list[str]) -> dict[str, fl
             if a == b or not len(queries) or not len(gallery):
                 continue
             if named:
-                gallery = gallery[_first_of_each(targets["concept"][gallery])]
+                first = np.unique(targets["concept"][gallery].numpy(), return_index=True)[1]
+                gallery = gallery[np.sort(first)]
             most = min(10, len(gallery))
             # In parts: all cosines at once may not fit in memory.
             nearest = [(part @ outputs[gallery].T).topk(most).indices for part in outputs[queries].split(QUERIES)]
@@ -92,14 +94,6 @@ def retrieval(outputs: Tensor, targets: Any, columns: list[str]) -> dict[str, fl
 def _share(left: Tensor, right: Tensor) -> Tensor:
     """Whether two rows of keys have one in common (broadcasts); an empty cell is like no other."""
     return ((left == right) & (left != NONE)).any(-1)
-
-
-def _first_of_each(meaning: Tensor) -> Tensor:
-    """The places at which each value appears for the first time."""
-    first: dict[int, int] = {}
-    for place, value in enumerate(meaning.tolist()):
-        first.setdefault(value, place)
-    return torch.tensor(list(first.values()), dtype=torch.long)
 
 
 def _key(cell: Any) -> int:

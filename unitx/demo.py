@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from unitx.checkpoint import checkpoints, load_progress
+from unitx.data import open_source
 from unitx.errors import UnitxError
 from unitx.model import Model
 from unitx.recipe import load_recipe, update
@@ -57,7 +58,7 @@ def demo(out: str | Path = "runs/demo", *, minutes: float = 4.0, seed: int = 0) 
     table = recalls(shown)
     _print_table(table, len(shown.concepts))
     _write_samples(folder, shown)
-    _draw(folder, model, world, shown)
+    _draw(folder, world, shown)
     _print_next(folder, world)
     return table
 
@@ -73,7 +74,7 @@ def _tell_if_stopped(folder: Path) -> None:
 
 def _train(folder: Path, minutes: float, seed: int) -> Model:
     recipe = update(load_recipe("senses"), out=str(folder), minutes=minutes, seed=seed)
-    world = EmojiWorld(**{k: v for k, v in recipe.data.items() if k != "world"})
+    world: Any = open_source(recipe.data)
     languages = ", ".join(LANGUAGE_NAMES.get(code, code) for code in world.languages)
     print(
         f"One transformer is going to see, read and hear {len(world.emoji)} things: {' '.join(world.emoji[:24])} …\n"
@@ -88,7 +89,8 @@ def _world(folder: Path) -> EmojiWorld:
     data = load_recipe(folder).data
     if not isinstance(data, dict) or data.get("world") != "emoji":
         raise UnitxError(f"{folder} is not a run of the demo; give another folder with --out")
-    return replace(EmojiWorld(**{k: v for k, v in data.items() if k != "world"}), part="test")
+    world: Any = open_source(data)
+    return world.of_part("test")
 
 
 def show(model: Model, world: EmojiWorld) -> Showcase:
@@ -153,7 +155,7 @@ def _stem(concept: str) -> str:
     return concept.replace(" ", "-").replace("/", "-")
 
 
-def _draw(folder: Path, model: Model, world: EmojiWorld, shown: Showcase) -> None:
+def _draw(folder: Path, world: EmojiWorld, shown: Showcase) -> None:
     from unitx.plots import draw_search, draw_space
     from unitx.worlds.pictures import picture
 

@@ -281,19 +281,23 @@ def _of_all(head: Task, tokens: Tokens) -> Tensor:
 
 
 def as_list(items: Iterable[Any]) -> list[Any]:
-    """Raises: UnitxError: it is one item."""
+    """Items as a list.
+
+    Raises:
+        UnitxError: it is one item.
+    """
     one_picture = getattr(items, "ndim", 0) == 3 and modality_of(items) == "image"  # else its rows would be items
     if isinstance(items, str | bytes | dict) or not isinstance(items, Iterable) or one_picture:
         raise UnitxError(f"give a list of items, not one: [{describe(items)}]")
     return list(items)
 
 
-def _sequences(items: Iterable[Any], parts_of: Callable[[Any], list[tuple[str, Any]]]) -> Sequences:
+def _sequences(items: Iterable[Any], parts: Callable[[Any], list[tuple[str, Any]]]) -> Sequences:
     """The parts of each item, or what is wrong with it, to be raised or skipped when its turn comes."""
 
     def of(item: Any) -> list[tuple[str, Any]] | BadItem:
         try:
-            return parts_of(item)
+            return parts(item)
         except BadItem as error:
             return error
 

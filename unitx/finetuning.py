@@ -125,7 +125,11 @@ def _new_in_space(recipe: Recipe, info: TaskInfo, old: set[str], frozen: set[str
 
 
 def tune(model: Model, how: str, frozen: list[str]) -> None:
-    """Let the backbone train as a whole, in its norms, by adapters, or not at all."""
+    """Let the backbone train as a whole, in its norms, by adapters, or not at all.
+
+    Raises:
+        UnitxError: its adapters leave other modalities as they were than those that are `frozen` now.
+    """
     backbone = model.backbone
     if how == "lora":
         if has_lora(backbone) and sorted(frozen) != model.frozen:

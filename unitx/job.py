@@ -28,7 +28,7 @@ from unitx.data import (
 )  # fmt: skip
 from unitx.errors import BadItem, UnitxError
 from unitx.model import Model
-from unitx.recipe import Recipe, TaskRecipe, backbone_config, check, is_world
+from unitx.recipe import Recipe, TaskRecipe, backbone_config, check, is_world, with_tuples
 from unitx.registry import TASKS, TOKENIZERS, import_plugin
 from unitx.source import MadeSource, file_column, is_answered, is_recorded, is_stream, name_of, origin, unseen
 from unitx.splits import files_of
@@ -171,7 +171,8 @@ def _known(base: Model | None, name: str, kind: str, fixed: bool) -> TaskInfo:
         kept = {option: old.info.options[option] for option in GOES_ON if option in old.info.options}
         return TaskInfo(name, kind, {}, options=kept)
     decoder = base is not None and base.backbone.config.causal
-    return TaskInfo(name, kind, {}, options={"pooling": "last"} if decoder and kind == "classify" else {})
+    pools = "pooling" in TASKS.get(kind).Options.__dataclass_fields__
+    return TaskInfo(name, kind, {}, options={"pooling": "last"} if decoder and pools else {})
 
 
 def _extended(
@@ -280,8 +281,8 @@ def _open_task(recipe: Recipe, task: TaskRecipe, shared: Shared, known: TaskInfo
     reads = task.reads or recipe.reads
     reads = parse_reads(reads) if isinstance(reads, str) else reads
     label = task.label or recipe.label
-    options = _options(recipe, task)
-    multi = bool(options.get("multi_label"))
+    options = known.options | _options(recipe, task)
+    multi = replace(known, options=options).multi_label
     source = open_source(given, reads, label, recipe.seed)
     reads = reads or guess_reads(source, label)
     tests = None if test is None else unseen(open_source(test, reads, label))
@@ -304,9 +305,7 @@ def _open_task(recipe: Recipe, task: TaskRecipe, shared: Shared, known: TaskInfo
         made = "recorded" if is_recorded(tests) else "made"
         shared.facts.append(f"task '{name}' is judged on the {tests.part} part of {name_of(tests)}: {made} data")
     uncertain = recipe.loss_weighting == "uncertainty"
-    info = replace(
-        known, reads=reads, label=label, weight=task.weight, uncertain=uncertain, options=known.options | options
-    )
+    info = replace(known, reads=reads, label=label, weight=task.weight, uncertain=uncertain, options=options)
     for modality in info.reads.values():
         TOKENIZERS.get(modality)
     if label in info.reads and _asks(kind):
@@ -432,8 +431,7 @@ def _options(recipe: Recipe, task: TaskRecipe) -> dict[str, Any]:
 def _new_processor(recipe: Recipe, modality: str, feeds: list[Feed]) -> Processor:
     """The data half of a new tokenizer, with the recipe's options and what it learns of the training data."""
     kind = TOKENIZERS.get(modality).Processor
-    given = recipe.tokenizers.get(modality, {})
-    options: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}
+    options = with_tuples(recipe.tokenizers.get(modality, {}))
     known = [*kind.__dataclass_fields__, *kind.fit_options]
     for name in options:
         if name not in known:

@@ -1,6 +1,6 @@
 """What the modalities share in taking items: which medium an item is, its name in messages, opening and cropping it.
 
-Nothing here imports torch, NumPy or Pillow: arrays, tensors and pictures are known by their shape and class.
+Arrays, tensors and pictures are known by their shape and class: what decodes media is imported where it opens one.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from unitx.distributed import several
 from unitx.errors import UnitxError
 from unitx.lora import add_lora, gated, has_lora
 from unitx.published import Folder, is_published, load_published
-from unitx.recipe import FORMAT, from_dict
+from unitx.recipe import FORMAT, from_dict, with_tuples
 from unitx.registry import TASKS, TOKENIZERS
 from unitx.task import Task, TaskInfo
 from unitx.tokenizer import Processor, Tokenizer
@@ -116,14 +116,14 @@ class Model(nn.Module):
         """
         head = cast(Task, self._placed(TASKS.get(info.kind)(self.backbone.config.dim, info, self.processors)))
         head.start_from(cast(Task, other) for name, other in self.heads.items() if name != info.name)
-        head.share(self.tokenizers)
+        head.tie_weights(self.tokenizers)
         try:
             self.heads[info.name] = head
         except KeyError as error:
             raise UnitxError(f"a task cannot be called '{info.name}': give it another name") from error
 
     def only_task(self, does: str | None = None) -> str:
-        """The name of the one task there is, or the one that `classifies`, `embeds` or `generates`.
+        """The name of the one task there is, or the one that `classifies`, `embeds`, `generates` or `writes`.
 
         Raises:
             UnitxError: there is none, or there are several to choose from.
@@ -197,15 +197,15 @@ class Model(nn.Module):
         for name, targets in batch.targets.items():
             head = self.head(name)
             found = head.loss(tokens, targets)
-            divisor = (counts or {}).get(name, found.count) or 1
-            total = total + head.weighed(found.sum / divisor, found.count / divisor)
+            divisor = (counts or {}).get(name, targets.count) or 1
+            total = total + head.weighed(found.sum / divisor, targets.count / divisor)
             if not targets.count:
                 continue
-            metrics[f"{name}/loss"] = found.sum.detach() / max(found.count, 1)
+            metrics[f"{name}/loss"] = found.sum.detach() / targets.count
             if head.log_variance is not None:
                 metrics[f"{name}/log_variance"] = head.log_variance.detach()[0].clone()
             for metric, value in found.metrics.items():
-                metrics[f"{name}/{metric}"] = value / max(found.count, 1)
+                metrics[f"{name}/{metric}"] = value / targets.count
         return total + self._absent(batch) if several() else total, metrics
 
     def _with_all_tasks(self, batch: Batch) -> Batch:
@@ -276,7 +276,7 @@ class Model(nn.Module):
     def tie(self) -> None:
         """Give heads that share weights with a tokenizer those (`Task.share`)."""
         for task in self.tasks:
-            self.head(task).share(self.tokenizers)
+            self.head(task).tie_weights(self.tokenizers)
 
     def get_config(self) -> dict[str, Any]:
         """What `config.json` holds: all but weights and the tokenizers' own files."""
@@ -363,7 +363,7 @@ def build_model(folder: Path, config: dict[str, Any]) -> Model:
     for modality, entry in config["tokenizers"].items():
         kind = TOKENIZERS.get(modality, entry["file"]).Processor
         read = {name: _read_own(folder / f"{modality}.{name}") for name in entry["own"]}
-        processors[modality] = from_dict(kind, _tuples(entry["options"]) | read, f"{folder / CONFIG}: {modality}")
+        processors[modality] = from_dict(kind, with_tuples(entry["options"]) | read, f"{folder / CONFIG}: {modality}")
     infos = []
     for entry in config["tasks"]:
         TASKS.get(entry["kind"], entry.pop("file"))
@@ -388,7 +388,11 @@ def shipped_models() -> list[str]:
 
 
 def locate(source: str | Path, **hub: Any) -> Path:
-    """The folder of a model: as given, `model/` in a run's folder, one that comes along, or downloaded from the hub."""
+    """The folder of a model: as given, `model/` in a run's folder, one that comes along, or downloaded from the hub.
+
+    Raises:
+        UnitxError: there is none, or the hub does not give it.
+    """
     path = Path(source).expanduser()
     for folder in (path, path / "model"):
         if (folder / CONFIG).is_file() or adapters.is_adapter(folder):
@@ -457,8 +461,3 @@ def _plain(value: Any) -> Any:
 
 def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:
     return value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
-
-
-def _tuples(options: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows lists only; frozen processors hold tuples."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}

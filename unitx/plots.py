@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56789c", "#a65628", "#7a3e9d", "#b8860b")  # on any ground
-
-LINES = 12  # of a text that are drawn
 STYLES = ("-", "--", ":")  # of lines, where there are more than colours
 TOGETHER, ACROSS = 2, 3  # tasks whose scores share one panel; panels of more tasks in a row
 
@@ -46,7 +44,7 @@ def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
             label = name.partition("/")[2] if len(panels) > 1 else name
             axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=label)
         _finish_axes(axes, title)
-    figure.savefig(path)
+    save(figure, path)
 
 
 def _draw_losses(axes: Any, training: list[dict[str, Any]], beside: bool) -> None:
@@ -86,7 +84,7 @@ def draw_conflict(tasks: list[str], cosines: Any, path: Path) -> None:
     axes.set_xticks(range(len(tasks)), tasks, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_title("cosine between the tasks' gradients\non the shared backbone")
     figure.colorbar(shown, shrink=0.8)
-    figure.savefig(path)
+    save(figure, path)
 
 
 def draw_sketches(sketches: list[Any], title: str, path: Path) -> None:
@@ -119,95 +117,6 @@ def plain(text: str) -> str:
 def _breadth(picture: np.ndarray) -> int:
     """How many times as wide as high it is, about, up to four; of what can be drawn in any shape one."""
     return max(1, min(4, round(picture.shape[1] / picture.shape[0]))) if picture.ndim == 3 else 1
-
-
-def draw_boxes(picture: Any, found: list[Any]) -> Any:
-    """A picture (a path or PIL's) with the boxes of what was found in it, each in its name's colour, as a PIL picture.
-
-    Args:
-        found: answers of `detect`, with `label`, `score` and `box`.
-    """
-    from PIL import Image, ImageDraw, ImageFont
-
-    from unitx.tokenizers.image import to_rgb
-
-    image = to_rgb(picture if isinstance(picture, Image.Image) else Image.open(picture))
-    zoom = max(1, round(480 / max(image.size)))  # that names can be read beside what is small
-    image = image.resize((zoom * image.width, zoom * image.height), Image.Resampling.NEAREST)
-    pen, size = ImageDraw.Draw(image), max(12, min(image.size) // 40)
-    font, names = ImageFont.load_default(size), sorted({answer.label for answer in found})
-    for answer in reversed(found):  # the surest on top
-        colour = COLOURS[names.index(answer.label) % len(COLOURS)]
-        left, top, right, bottom = (side * of for side, of in zip(answer.box, image.size * 2, strict=True))
-        pen.rectangle((left, top, right, bottom), outline=colour, width=max(2, size // 8))
-        text = f"{answer.label} {answer.score:.2f}"
-        place = left, max(0, top - size - 4)
-        pen.rectangle(pen.textbbox(place, text, font=font), fill=colour)
-        pen.text(place, text, fill="white", font=font)
-    return image
-
-
-def draw_sound(spectrogram: np.ndarray, seconds: float, strips: list[list[Any]], labels: list[str]) -> Any:
-    """A spectrogram, and under it strips of what is when, each label in its colour, as a PIL picture.
-
-    Args:
-        spectrogram: (mels, frames), low tones at the bottom.
-        seconds: its length.
-        strips: from above, spans with `label`, `start` and `end` in seconds.
-        labels: all that there are, for their colours.
-    """
-    from matplotlib import colormaps
-    from PIL import Image, ImageDraw, ImageFont
-
-    width, height, strip = 960, 240, 28
-    shade = (spectrogram - spectrogram.min()) / max(np.ptp(spectrogram), 1e-9)
-    sound = Image.fromarray((255 * colormaps["magma"](shade)[..., :3]).astype(np.uint8))
-    image = Image.new("RGB", (width, height + strip * len(strips)), "white")
-    image.paste(sound.resize((width, height)))
-    pen, font = ImageDraw.Draw(image), ImageFont.load_default(16)
-    for number, spans in enumerate(strips):
-        for span in spans:
-            sides = [width * min(at / seconds, 1) for at in (span.start, span.end)]
-            _draw_span(pen, font, sides, height + strip * number, strip, span.label, labels.index(span.label))
-    return image
-
-
-def draw_text(text: str, strips: list[list[Any]], labels: list[str]) -> Any:
-    """A text in lines of equal length, under each of them strips of what is where, as a PIL picture.
-
-    Args:
-        strips: from above, spans with `label`, `start` and `end` in characters.
-        labels: all that there are, for their colours.
-    """
-    from matplotlib.font_manager import findfont
-    from PIL import Image, ImageDraw, ImageFont
-
-    across, strip, file = 64, 22, findfont("DejaVu Sans Mono")
-    font, small = ImageFont.truetype(file, 20), ImageFont.truetype(file, 13)
-    lines = [text[i : i + across] for i in range(0, len(text), across)][:LINES]
-    high = 34 + strip * len(strips)
-    image = Image.new("RGB", (round(font.getlength("m" * across)) + 8, high * max(len(lines), 1)), "white")
-    pen = ImageDraw.Draw(image)
-    for place, line in enumerate(lines):
-        plain = "".join(character if character.isprintable() else " " for character in line)
-        pen.text((4, high * place + 4), plain, fill="black", font=font)
-        for number, spans in enumerate(strips):
-            for span in spans:
-                begin, end = (min(max(at - across * place, 0), len(line)) for at in (span.start, span.end))
-                if begin < end:
-                    sides = [4 + font.getlength(plain[:at]) for at in (begin, end)]
-                    top = high * place + 30 + strip * number
-                    _draw_span(pen, small, sides, top, strip, span.label, labels.index(span.label))
-    return image
-
-
-def _draw_span(pen: Any, font: Any, sides: list[float], top: int, high: int, label: str, number: int) -> None:
-    """A stretch from left to right in its label's colour, with as much of the name as there is room for."""
-    right = max(sides[1] - 1, sides[0])
-    pen.rectangle((sides[0], top + 2, right, top + high - 3), fill=COLOURS[number % len(COLOURS)])
-    while label and font.getlength(label) > sides[1] - sides[0] - 6:
-        label = label[:-1]
-    pen.text((sides[0] + 3, top + 3), label, fill="white", font=font)
 
 
 def draw_space(
@@ -251,7 +160,7 @@ def draw_space(
     axes.set_title("One space for what is seen, read and heard", fontsize=18)
     axes.set_axis_off()
     figure.supxlabel(credit, fontsize=8, color="#777777")
-    figure.savefig(path)
+    save(figure, path)
 
 
 def draw_search(
@@ -278,7 +187,7 @@ def draw_search(
     grid[0, 0].set_title("query", fontsize=12, pad=8)
     figure.suptitle("Asked in words, in speech and in pictures: the five nearest pictures", fontsize=14)
     figure.supxlabel(credit, fontsize=8, color="#777777")
-    figure.savefig(path)
+    save(figure, path)
 
 
 def _draw_query(axes: Any, sense: str, item: Any) -> None:

@@ -50,6 +50,11 @@ class LearnedPositions:
         return self.class_tokens + math.prod(self.grid)
 
 
+    def behind_class_tokens(self, positions: np.ndarray) -> np.ndarray:
+        """(n, 3) positions of patches behind those of the class tokens, which all stand at (0, 0, 0)."""
+        return np.pad(positions, ((self.class_tokens, 0), (0, 0)))
+
+
 class PositionEmbedding(nn.Module):
     """Adds a learned vector to each patch by its place in the item's grid (ViT, Dosovitskiy et al. 2020).
 

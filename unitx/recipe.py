@@ -10,10 +10,11 @@ import difflib
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
 from importlib.resources import files
 from numbers import Integral, Real
 from pathlib import Path
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
@@ -222,19 +223,27 @@ def from_dict(cls: type, tree: Any, where: str) -> Any:
         values["tasks"] = {name: from_dict(TaskRecipe, t, f"{where}: tasks.{name}") for name, t in tasks.items()}
     if cls is Recipe and "model" in values:
         values["model"] = from_dict(ModelRecipe, values["model"] or {}, f"{where}: model")
-    if cls in (Recipe, TaskRecipe, ModelRecipe):
-        kinds = get_type_hints(cls)
-        values = {name: _as_kind(kinds[name], value, f"{where}: {name}") for name, value in values.items()}
-    return cls(**values)
+    kinds = _kinds(cls)
+    return cls(**{name: _as_kind(kinds[name], value, f"{where}: {name}") for name, value in values.items()})
 
 
-KINDS = {int: "a whole number", float: "a number", str: "text", list: "a list", dict: "fields"}
+def with_tuples(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of a processor, which is frozen and holds tuples where JSON and YAML know lists alone."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+
+
+_kinds = cache(get_type_hints)
+KINDS = {
+    bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list", dict: "fields",
+    NoneType: "nothing",
+}  # fmt: skip
 
 
 def _as_kind(kind: Any, value: Any, where: str) -> Any:
-    """A value as a field of this type holds it; YAML's 1e-3 is text and becomes a number, a path becomes text."""
+    """A value as a field of this type holds it; YAML's 1e-3 is text and becomes a number, a path becomes text. Types
+    that plain data do not have are left to the class."""
     kinds = [get_origin(k) or k for k in (get_args(kind) if isinstance(kind, UnionType) else (kind,))]
-    if Any in kinds or (value is None and type(None) in kinds):
+    if not KINDS.keys() >= {*kinds} or (value is None and NoneType in kinds):
         return value
     if isinstance(value, os.PathLike) and str in kinds:
         return os.fspath(value)
@@ -243,7 +252,7 @@ def _as_kind(kind: Any, value: Any, where: str) -> Any:
         return float(number) if float in kinds else int(number)
     if isinstance(value, tuple(k for k in kinds if k not in (int, float))):
         return value
-    wanted = " or ".join(KINDS[k] for k in kinds if k in KINDS)
+    wanted = " or ".join(KINDS[k] for k in kinds if k is not NoneType)
     raise UnitxError(f"{where} is {value!r}; it must be {wanted}")
 
 

@@ -27,8 +27,9 @@ from unitx.evaluation import class_rates, task_outputs
 from unitx.folders import check_writable
 from unitx.media import describe
 from unitx.model import Model
-from unitx.plots import draw_sketches, new_figure, plain, save
+from unitx.plots import draw_sketches
 from unitx.registry import TASKS
+from unitx.report_picture import draw_report, title_of
 from unitx.source import MadeSource, is_answered, is_recorded, name_of, seen_cells, unseen
 from unitx.task import Task, TaskInfo
 
@@ -36,8 +37,6 @@ SEED = 0  # of made data; the rows of other data are all scored, in order
 FILES = ("scores.json", "classes.csv", "confusion.csv", "report.png")
 WORST = 20  # mistakes shown
 SKETCHES = 16  # rows that are drawn of tasks whose answers can be seen
-MATRIX, CONFUSED, BARS = 100, 40, 30  # classes: in a whole matrix, in one of the most confused, in the bars
-PRECISION, RECALL = "#0072b2", "#e69f00"
 
 
 class Mistake(NamedTuple):
@@ -147,7 +146,7 @@ def evaluate(
     source = unseen(open_source(data, info.reads, info.label))
     made = "recorded" if is_recorded(source) else "made"
     notes = [f"{made} data: their {source.part} part is scored"] if isinstance(source, MadeSource) else []
-    multi = bool(info.options.get("multi_label"))
+    multi = info.multi_label
     notes += check_columns(source, info.reads, info.label, multi, evaluated=True, answer=head.answer)
     notes += unknown_to_data(source, info.reads, model.processors)
     kept, unknown, unlabelled = known_rows(info, source, head.answer)
@@ -161,6 +160,7 @@ def evaluate(
         info.name, info.kind, head.score(outputs, targets), len(source), len(set(of_items.rows)),
         dict(unknown.most_common()), unlabelled, of_items.skipped, dict(of_items.shortened), notes,
     )  # fmt: skip
+    mistakes: list[Mistake] = []
     if head.classifies:
         report.classes, report.confusion = class_scores(head, outputs, targets)
         mistakes = worst_mistakes(head, outputs, targets, of_items.rows)
@@ -168,14 +168,7 @@ def evaluate(
     if out is not None:
         report.folder = out
         _write(report)
-        if type(head).sketches is not Task.sketches:
-            chosen = np.unique(np.linspace(0, len(kept) - 1, SKETCHES).astype(int)).tolist()
-            rows = [(row, np.random.default_rng([SEED, EVALUATION, row])) for row in chosen]
-            sample = list(read_examples(preparer, feed, rows, 1.0, Notes()))
-            if sketches := head.sketches(model, preparer, sample):
-                draw_sketches(sketches, _title(report), out / "report.png")
-        if head.classifies:
-            draw_report(report, [_thumbnail(feed, preparer, mistake.row) for mistake in mistakes])
+        _draw(report, model, head, feed, preparer, [mistake.row for mistake in mistakes])
     return report
 
 
@@ -194,7 +187,7 @@ def known_rows(info: TaskInfo, source: Source, answer: str = "class") -> tuple[S
     """
     if not info.label or not info.labels or answer != "class":
         return Subset(source, np.arange(len(source))), _unknown_names(info, source), 0
-    known, multi = set(info.labels), bool(info.options.get("multi_label"))
+    known, multi = set(info.labels), info.multi_label
     unknown: Counter[str] = Counter()
     kept, unlabelled = [], 0
     for i, cell in enumerate(source.column(info.label)):
@@ -238,7 +231,7 @@ def class_scores(head: Task, outputs: Tensor, targets: Tensor) -> tuple[list[dic
     """Each class's scores, and the confusion matrix (classes, classes), which several labels a row do not have."""
     from sklearn.metrics import average_precision_score, confusion_matrix
 
-    names, multi = head.info.labels, _is_multi(head)
+    names, multi = head.info.labels, head.info.multi_label
     if multi:
         truth, found = (targets > 0.5).numpy(), (outputs > 0).numpy()
         average = np.full(len(names), np.nan)
@@ -253,16 +246,11 @@ def class_scores(head: Task, outputs: Tensor, targets: Tensor) -> tuple[list[dic
     return classes, confusion
 
 
-def _is_multi(head: Task) -> bool:
-    """Whether a row may have several labels; a task of one's own need not know the option."""
-    return getattr(head.options, "multi_label", False)
-
-
 def worst_mistakes(head: Task, outputs: Tensor, targets: Tensor, rows: list[int]) -> list[Mistake]:
     """At most `WORST` wrong answers, those with the highest probability first, one a row."""
     probability, true = head.probabilities(outputs), targets > 0.5
     highest, answer = probability.masked_fill(true, -1.0).max(-1)
-    wrong = highest > 0.5 if _is_multi(head) else outputs.argmax(-1) != targets.argmax(-1)
+    wrong = highest > 0.5 if head.info.multi_label else outputs.argmax(-1) != targets.argmax(-1)
     names = np.array([*head.info.labels], dtype=object)
     order = [i for i in highest.argsort(descending=True, stable=True).tolist() if wrong[i]]
     return [
@@ -295,6 +283,21 @@ def _write_csv(path: Path, rows: list[list[Any]]) -> None:
         csv.writer(file).writerows(rows)
 
 
+def _draw(
+    report: Report, model: Model, head: Task, feed: Feed, preparer: Preparer, mistaken: list[int]
+) -> None:
+    """`report.png`: of a classifier its classes and mistakes, of a task whose answers can be seen some of them."""
+    assert report.folder is not None
+    if head.classifies:
+        draw_report(report, [_thumbnail(feed, preparer, row) for row in mistaken])
+    elif type(head).sketches is not Task.sketches:
+        chosen = np.unique(np.linspace(0, len(feed.source) - 1, SKETCHES).astype(int)).tolist()
+        rows = [(row, np.random.default_rng([SEED, EVALUATION, row])) for row in chosen]
+        sample = list(read_examples(preparer, feed, rows, 1.0, Notes()))
+        if sketches := head.sketches(model, preparer, sample):
+            draw_sketches(sketches, title_of(report), report.folder / "report.png")
+
+
 def _thumbnail(feed: Feed, preparer: Preparer, row: int) -> tuple[str, Any]:
     """What to show of a row: ("image", pixels), ("video", some frames side by side), ("audio", a spectrogram (frames,
     bands)) or ("text", its beginning)."""
@@ -309,117 +312,3 @@ def _thumbnail(feed: Feed, preparer: Preparer, row: int) -> tuple[str, Any]:
     if modality == "audio":
         return "audio", processor.features(raw)
     return "text", textwrap.shorten(raw if isinstance(raw, str) else describe(item), 150, placeholder=" …")
-
-
-def draw_report(report: Report, thumbnails: list[tuple[str, Any]]) -> None:
-    """Write `report.png` in its folder: the confusion matrix, precision and recall by class, the worst mistakes."""
-    assert report.folder is not None
-    present = [i for i, row in enumerate(report.classes) if row["support"]]
-    shown = len(_matrix_classes(report)) if report.confusion is not None else BARS
-    top = min(max(5.0, 2.5 + 0.11 * shown), 13.0)
-    columns, row = _grid(thumbnails)
-    bottom = 0.5 + row * -(-len(thumbnails) // columns)
-    figure = new_figure(max(15.0, 1.6 * top), top + bottom)
-    upper, lower = figure.subfigures(2, 1, height_ratios=[top, bottom])
-    left, right = upper.subplots(1, 2, width_ratios=[1.5, 1])
-    if report.confusion is not None:
-        _draw_confusion(upper, left, report, top - 2)
-    else:
-        _draw_bars(left, report, present, {"average_precision": PRECISION})
-    _draw_bars(right, report, present, {"precision": PRECISION, "recall": RECALL})
-    _draw_mistakes(lower, report.mistakes, thumbnails)
-    figure.suptitle(_title(report), fontsize=14)
-    save(figure, report.folder / "report.png")
-
-
-def _title(report: Report) -> str:
-    scores = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in report.scores.items())
-    return f"{_short(report.task, 40)}: {scores}  ({report.scored:,} rows)"
-
-
-def _matrix_classes(report: Report) -> list[int]:
-    """The classes that the matrix shows: all that occur, or the most confused."""
-    occurring = _occurring(report)
-    if len(occurring) <= MATRIX:
-        return occurring
-    counts = report.confusion
-    errors = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
-    return sorted(np.argsort(-errors, kind="stable")[:CONFUSED].tolist())
-
-
-def _occurring(report: Report) -> list[int]:
-    return np.flatnonzero(report.confusion.sum(0) + report.confusion.sum(1)).tolist()
-
-
-def _draw_confusion(figure: Any, axes: Any, report: Report, inches: float) -> None:
-    """The matrix, about so many inches high; numbers stand in it while they are readable."""
-    places = _matrix_classes(report)
-    counts = report.confusion[np.ix_(places, places)]
-    share = counts / np.maximum(report.confusion[places].sum(1, keepdims=True), 1)
-    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    names = [_short(report.classes[i]["class"], 16) for i in places]
-    size = min(10.0, 0.8 * 72 * inches / len(names))
-    axes.set_xticks(range(len(names)), names, rotation=90 if len(names) > 6 else 0, fontsize=size)
-    axes.set_yticks(range(len(names)), names, fontsize=size)
-    axes.set(xlabel="answer", ylabel="truth")
-    occurring = len(_occurring(report))
-    axes.set_title("confusion" if len(names) == occurring else f"the {len(names)} most confused of {occurring} classes")
-    if len(names) <= 25:
-        for i, j in np.argwhere(counts):
-            colour = "white" if share[i, j] > 0.55 else "#222222"
-            axes.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=size, color=colour)
-    figure.colorbar(image, ax=axes, shrink=0.5, aspect=30, pad=0.02, label="share of the true class")
-
-
-def _draw_bars(axes: Any, report: Report, present: list[int], colours: dict[str, str]) -> None:
-    """Horizontal bars by class, the worst on top."""
-    by = "f1" if len(colours) > 1 else next(iter(colours))
-    worst = sorted(present, key=lambda i: report.classes[i][by])[:BARS]
-    height = 0.8 / len(colours)
-    for k, (name, colour) in enumerate(colours.items()):
-        places = np.arange(len(worst)) + (k - (len(colours) - 1) / 2) * height
-        values = np.nan_to_num([report.classes[i][name] for i in worst])
-        axes.barh(places, values, height, color=colour, label=name.replace("_", " "))
-    labels = [f"{_short(report.classes[i]['class'], 20)} ({report.classes[i]['support']})" for i in worst]
-    axes.set_yticks(range(len(worst)), labels, fontsize=min(10, max(6, 300 / max(len(worst), 1))))
-    axes.set(xlim=(0, 1), ylim=(max(len(worst), 4) - 0.5, -0.5))
-    what = " and ".join(name.replace("_", " ") for name in colours)
-    title = what if len(worst) == len(present) else f"{what}: the {BARS} worst of {len(present)} classes"
-    axes.set_title(title, pad=6 if len(colours) == 1 else 28)
-    axes.set_axisbelow(True)
-    axes.grid(axis="x", alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    if len(colours) > 1:
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(colours), frameon=False)
-
-
-def _draw_mistakes(figure: Any, mistakes: list[Mistake], thumbnails: list[tuple[str, Any]]) -> None:
-    figure.suptitle("the worst mistakes: truth → answer (probability)" if mistakes else "no mistakes", fontsize=13)
-    columns, _ = _grid(thumbnails)
-    grid = figure.subplots(max(1, -(-len(mistakes) // columns)), columns, squeeze=False)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for axes, mistake, (kind, content) in zip(grid.flat, mistakes, thumbnails, strict=False):
-        room = 150 // columns
-        caption = f"{_short(mistake.truth, room)} →\n{_short(mistake.answer, room)} ({mistake.probability:.2f})"
-        axes.set_title(caption, fontsize=9)
-        if kind in ("image", "video"):
-            axes.imshow(content, interpolation="nearest" if max(content.shape) < 64 else None)
-        elif kind == "audio":
-            axes.imshow(content.T, origin="lower", aspect="auto", cmap="magma")
-        else:
-            box = {"facecolor": "#f2f2f2", "edgecolor": "none", "boxstyle": "round,pad=0.6"}
-            text = textwrap.fill(plain(content), 38)
-            axes.text(0.5, 0.92, text, ha="center", va="top", fontsize=8, bbox=box, transform=axes.transAxes)
-
-
-def _grid(thumbnails: list[tuple[str, Any]]) -> tuple[int, float]:
-    """Columns, and inches of a row: pictures stand closer than what is wide, texts and frames side by side are low."""
-    kinds = {kind for kind, _ in thumbnails}
-    return (10, 2.0) if kinds == {"image"} else (5, 1.4 if kinds in ({"text"}, {"video"}) else 2.0)
-
-
-def _short(name: str, room: int) -> str:
-    """A name on one line, in at most `room` characters."""
-    name = " ".join(str(name).split())
-    return plain(name if len(name) <= room else name[: room - 1] + "…")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from unitx.errors import UnitxError
+from unitx.recipe import from_dict
 from unitx.source import ROW, is_numeric
 from unitx.tokens import Example, Prepared, Targets, Tokens
 
@@ -54,6 +55,11 @@ class TaskInfo:
         """Label → its place in `labels`."""
         return {label: i for i, label in enumerate(self.labels)}
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether a row may have several classes, or none."""
+        return bool(self.options.get("multi_label"))
+
     def parts(self, row: dict[str, Any]) -> list[tuple[str, Any]]:
         """The (modality, item) pairs of a row, in order; a list in a cell gives several, an empty cell none.
 
@@ -72,16 +78,14 @@ def cell_parts(cell: Any, modality: str) -> list[tuple[str, Any]]:
 
 
 class TaskLoss(NamedTuple):
-    """A loss as a sum, so that it is exact over micro-batches and processes.
+    """A loss as a sum, so that it is exact over micro-batches and processes; `Targets.count` divides it.
 
     Attributes:
         sum: () the summed loss, with gradient.
-        count: what to divide by.
         metrics: name → () sums over the same count, without gradient, for the progress line.
     """
 
     sum: Tensor
-    count: int  # type: ignore[assignment]  # tuple.count, which nobody calls
     metrics: dict[str, Tensor]
 
 
@@ -118,7 +122,6 @@ class Task(nn.Module):
         tags: `outputs` have a row for each token, and `spans` makes answers of those of an item.
         answer: what the label's column holds: "class" (or several), "text", "number", "objects" or "spans".
         gives: what an answer is.
-        places: answers lie somewhere in an item, and there may be none.
         top: answers that are given to an item where nobody says how many.
         embedding_dim: the backbone's width, where a task that embeds does not set another.
     """
@@ -137,7 +140,6 @@ class Task(nn.Module):
     tags: ClassVar[bool] = False
     answer: ClassVar[str] = "class"
     gives: ClassVar[type[Any]] = Answer
-    places: ClassVar[bool] = False
     top: ClassVar[int] = 1
 
     def __init__(self, dim: int, info: TaskInfo, processors: dict[str, Processor]):
@@ -154,7 +156,7 @@ class Task(nn.Module):
         """What `Model.embed` puts before a text: of tasks that know some by name that, else the text given."""
         return name or ""
 
-    def share(self, tokenizers: nn.ModuleDict) -> None:
+    def tie_weights(self, tokenizers: nn.ModuleDict) -> None:
         """Take over weights of a tokenizer, for heads that share them (tied embeddings)."""
 
     def start_from(self, heads: Iterable[Task]) -> None:
@@ -165,14 +167,9 @@ class Task(nn.Module):
         """`info.options` as `Options`.
 
         Raises:
-            UnitxError: an option that the task does not have; says which it has.
+            UnitxError: an option that the task does not have, or a value of the wrong kind; named.
         """
-        known = {f.name for f in fields(cls.Options)}
-        for name in info.options:
-            if name not in known:
-                has = ", ".join(sorted(known)) or "none"
-                raise UnitxError(f"task '{info.name}' ({info.kind}) has no option '{name}'; it has: {has}")
-        return cls.Options(**info.options)
+        return from_dict(cls.Options, info.options, f"task '{info.name}' ({info.kind})")
 
     @classmethod
     def fit(cls, info: TaskInfo, source: Source) -> TaskInfo:

@@ -58,7 +58,7 @@ class Group(NamedTuple):
 
     count: int  # type: ignore[assignment]  # tuple.count, which nobody calls
     length: int
-    kind: str  # "full" (prefix = length), "causal" (prefix = 0) or "prefix" (anything between)
+    kind: str  # "full" (prefix = length), "causal" (prefix ≤ 1: one token sees itself alone) or "prefix" (between)
     first: int  # the packed number of its first sequence
 
 

@@ -34,8 +34,8 @@ from unitx.model import Model, shipped_models
 from unitx.optim import build_optimizers, schedule, set_lr
 from unitx.plots import draw_curves
 from unitx.precision import DTYPES, choose_precision
-from unitx.progress import Reporter
 from unitx.recipe import save_recipe
+from unitx.reporter import Reporter
 from unitx.sharding import shard, sharding_of, whole_state
 from unitx.source import is_recorded
 
@@ -91,7 +91,7 @@ class Trainer:
             self.progress = load_progress(checkpoint)
             self.model.load_weights(checkpoint)
             self._rewind()
-        self.report = Reporter(echo and self.main)
+        self.reporter = Reporter(echo and self.main)
         self._choose_precision()
         self.steps = self._length()
         sharding = sharding_of(self.accelerator)
@@ -139,14 +139,14 @@ class Trainer:
         return min(1.0, self.progress.seconds / (60 * (self.recipe.minutes or DEFAULT_MINUTES)))
 
     def run(self) -> Run:
-        recipe, report = self.recipe, self.report
+        recipe, reporter = self.recipe, self.reporter
         self._announce()
         if self.main:
             save_recipe(self.folder / "recipe.yaml", recipe, self.job.resolved)
         if recipe.tracker:
             self.accelerator.init_trackers("unitx")
         next_evaluation = self._next_evaluation()
-        report.start(self.steps, None if self.steps else 60 * (recipe.minutes or DEFAULT_MINUTES), self.progress)
+        reporter.start(self.steps, None if self.steps else 60 * (recipe.minutes or DEFAULT_MINUTES), self.progress)
         self.wrapped.train()
         with _on_interrupt(self._ask_to_stop):
             for batches, notes in self._batches():
@@ -173,7 +173,7 @@ class Trainer:
             self.job.preparer, self.job.feeds,
             progress=self.clock if self.steps is None else self.steps,
             augment=Augment(recipe.augment), seed=recipe.seed, accumulate=recipe.accumulate,
-            rank=self.accelerator.process_index, world=self.accelerator.num_processes,
+            rank=self.accelerator.process_index, world_size=self.accelerator.num_processes,
         )  # fmt: skip
         order = range(self.progress.step, self.steps if self.steps is not None else 10**9)
         source = iter(data_loader(steps, order, recipe.workers))
@@ -249,7 +249,7 @@ class Trainer:
     def _log_step(self, metrics: dict[str, float], notes: Notes) -> None:
         self.notes.add(notes)
         self.progress.items += notes.items
-        self.report.step(self.progress, self.done, metrics, notes)
+        self.reporter.step(self.progress, self.done, metrics, notes)
         if self.progress.step % 10 == 0 or self.done >= 1:
             line = {"step": self.progress.step, "seconds": round(self.progress.seconds, 3)}
             shares = gather_objects(metrics)
@@ -276,7 +276,7 @@ class Trainer:
             scores |= {f"{feed.info.name}/{metric}": value for metric, value in found.items()}
             if head.headline in found:
                 headlines[feed.info.name] = found[head.headline] * (-1 if head.lower_is_better else 1)
-        self.report.scores(self.progress, scores)
+        self.reporter.scores(self.progress, scores)
         self._write({"step": self.progress.step, "held_out": scores})
         before, best = self.progress.evaluated, self.progress.best
         self.progress.evaluated = [*before, headlines]
@@ -329,7 +329,7 @@ class Trainer:
             (self.folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in kept), "utf-8")
 
     def _announce(self) -> None:
-        job, recipe, say = self.job, self.recipe, self.report.say
+        job, recipe, say = self.job, self.recipe, self.reporter.say
         for fact in job.facts:
             say(fact)
         shape = job.model.backbone.config
@@ -353,10 +353,10 @@ class Trainer:
 
     def _ask_to_stop(self) -> None:
         self.asked = True
-        self.report.say("stopping after this step (once more to stop at once)")
+        self.reporter.say("stopping after this step (once more to stop at once)")
 
     def _finish(self) -> Run:
-        self.report.close()
+        self.reporter.close()
         for number, notes in enumerate(gather_objects(self.notes)):
             if number != self.accelerator.process_index:
                 self.notes.add(notes)
@@ -369,7 +369,7 @@ class Trainer:
         if self.recipe.tracker:
             self.accelerator.end_training()
         if self.stop:
-            self.report.say(f"stopped at step {self.progress.step}; go on with: unitx train --resume {self.folder}")
+            self.reporter.say(f"stopped at step {self.progress.step}; go on with: unitx train --resume {self.folder}")
         self.accelerator.wait_for_everyone()
         best = Model.from_pretrained(self.folder, self.accelerator.device)
         self.accelerator.wait_for_everyone()
@@ -377,7 +377,7 @@ class Trainer:
             try:
                 best.save_adapter(self.folder / "adapter", self.job.resolved["base"])
             except UnitxError as error:  # the whole model is written in any case
-                self.report.say(f"the adapter was not written: {error}")
+                self.reporter.say(f"the adapter was not written: {error}")
         if has_lora(best.backbone) and not best.frozen:
             merge_lora(best.backbone)
             if self.main:
@@ -391,18 +391,19 @@ class Trainer:
         before = listed.read_text("utf-8").splitlines() if listed.is_file() else []  # of a run that goes on
         if distinct := sorted({*self.notes.skipped, *before}):
             listed.write_text("\n".join(distinct) + "\n", "utf-8")
-            self.report.say(
+            self.reporter.say(
                 f"{len(distinct)} items could not be read and were left out (all in {listed}); the first: {distinct[0]}"
             )
         if self.left_out:
-            self.report.say(f"{self.left_out} steps were left out: a process had too few rows that can be read")
+            self.reporter.say(f"{self.left_out} steps were left out: a process had too few rows that can be read")
         for modality, count in sorted(self.notes.shortened.items()):
             share = count / max(self.notes.items, 1)
-            self.report.say(
+            self.reporter.say(
                 f"{modality}: {count} times ({share:.0%}) an item longer than max_tokens gave a random part"
             )
         for modality, count in sorted(self.judged.shortened.items()):
-            self.report.say(f"{modality}: {count} held-out items longer than max_tokens were judged by their beginning")
+            which = f"{modality}: {count} held-out items longer than max_tokens"
+            self.reporter.say(f"{which} were judged by their beginning")
 
 
 @contextmanager

@@ -117,7 +117,7 @@ def _check_unchanged(job: Job, resolved: dict[str, Any], checkpoint: Path) -> No
     """Refuse to go on with other labels or another vocabulary under the trained weights, or with more or fewer rows."""
     model = job.model
     same = [(checkpoint / name).read_bytes() == value for name, value in model.own_files().items()]
-    same += [resolved.get("rows") in (None, job.resolved["rows"])]  # None in a run of before they were counted
+    same += [resolved.get("rows") == job.resolved["rows"]]
     if not all(same) or model.get_config() != json.loads((checkpoint / "config.json").read_text("utf-8")):
         raise UnitxError(f"the data or the recipe of {checkpoint.parent.parent} changed since it stopped: train anew")
 

@@ -90,7 +90,7 @@ class LanguageHead(Task):
 
     def loss(self, tokens: Tokens, targets: Targets) -> TaskLoss:
         nats, _, _ = self._losses(tokens, targets.rows)
-        return TaskLoss(nats.sum(), targets.count, {})
+        return TaskLoss(nats.sum(), {})
 
     def outputs(self, tokens: Tokens, rows: Tensor) -> Tensor:
         """(n, 3): for each sequence the summed nats, the bytes they stand for, and the tokens predicted."""

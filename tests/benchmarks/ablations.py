@@ -39,7 +39,7 @@ def contrast_in_the_batch(self: Align, tokens: Tokens, targets: Targets) -> Task
     logits = (z @ z.T / self.options.temperature).masked_fill(~others, -torch.inf).log_softmax(-1)
     positive = (concept[:, None] == concept) & others
     mean = logits.masked_fill(~positive, 0).sum(-1) / positive.sum(-1).clamp(min=1)
-    return TaskLoss(-mean.sum(), targets.count, {})
+    return TaskLoss(-mean.sum(), {})
 
 
 def learn_the_temperature() -> list[Any]:

@@ -100,7 +100,7 @@ class DetectByQueries(Detect):
         told = sigmoid_focal_loss(logits, shown, reduction="sum")
         placed, there = torch.cat(mine), torch.cat(wanted).to(boxes.device)
         apart = GIOU * generalized_box_iou_loss(placed, there, reduction="sum")
-        return TaskLoss(told + apart + L1 * (placed - there).abs().mean(1).sum(), targets.count, {})
+        return TaskLoss(told + apart + L1 * (placed - there).abs().mean(1).sum(), {})
 
     def outputs(self, tokens: Tokens, rows: Tensor) -> Tensor:
         logits, boxes = self._found(tokens, rows)

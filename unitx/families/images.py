@@ -66,8 +66,7 @@ def _pixels_as(given: dict[str, Any], kind: str) -> dict[str, Any]:
         raise ValueError(f"a {named} is not known; known are those of {', '.join(PROCESSORS)}")
     always = {"do_resize": True, "do_rescale": True, "do_normalize": True, "resample": 2}
     config = always | PROCESSORS[kind] | given
-    unchanged(config, use_square_size=False, crop_pct=None)
-    unchanged(config, rescale_factor=1 / 255, do_pad=False)
+    unchanged(config, use_square_size=False, crop_pct=None, rescale_factor=1 / 255, do_pad=False)
     mean, std = [0.0] * 3, [1.0] * 3
     if config["do_normalize"]:
         mean, std = (config.get(name) or [0.5] * 3 for name in ("image_mean", "image_std"))

@@ -9,7 +9,7 @@ import torch
 from torchaudio.functional import create_dct
 
 from unitx.tokenizers.audio import AudioProcessor
-from unitx.worlds.speech import BANK_RATE
+from unitx.worlds.waveforms import BANK_RATE
 
 MELS, CEPSTRA = 32, 14
 LEAST_STD = 0.3  # of a band over the recording: what hardly changes tells nothing

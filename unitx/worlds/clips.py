@@ -56,7 +56,7 @@ class ClipWorld(MadeFromSettings):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self.world.emoji  # noqa: B018  # which knows what is wrong
+        self.world  # noqa: B018  # which knows what is wrong
 
     @cached_property
     def world(self) -> EmojiWorld:

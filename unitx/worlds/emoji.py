@@ -20,9 +20,10 @@ import numpy as np
 from PIL import Image
 
 from unitx.errors import UnitxError
-from unitx.source import HELD_OUT_STRENGTH, PARTS, MadeFromSettings
-from unitx.worlds import pico, pictures, speech
-from unitx.worlds.speech import parallel, split_voices
+from unitx.source import PARTS, MadeFromSettings
+from unitx.worlds import espeak, pico, pictures, waveforms
+from unitx.worlds.espeak import split_voices
+from unitx.worlds.processes import parallel
 
 VIEWS = ["image", "text", "audio"]
 COLUMNS = [*VIEWS, "concept", "language", "name", "to", "translation", "question"]
@@ -103,6 +104,7 @@ class EmojiWorld(MadeFromSettings):
                 raise UnitxError(f"the emoji have no names in '{language}'; they have in: {', '.join(known)}")
         if not self.spoken:
             raise UnitxError(f"none of the languages {', '.join(self.languages)} can be spoken: add one, such as en")
+        self.emoji  # noqa: B018  # which knows what is wrong with the concepts
 
     @property
     def name(self) -> str:
@@ -121,7 +123,7 @@ class EmojiWorld(MadeFromSettings):
     @property
     def spoken(self) -> list[str]:
         """Those of the languages that espeak-ng can speak."""
-        return [language for language in self.languages if speech.voices(language)]
+        return [language for language in self.languages if espeak.voices(language)]
 
     @cached_property
     def views(self) -> list[str]:
@@ -144,6 +146,8 @@ class EmojiWorld(MadeFromSettings):
             if not 0 < self.concepts <= len(HUNDRED):
                 raise UnitxError(f'concepts is {self.concepts}: give 1 to {len(HUNDRED)}, "all" or a list of emoji')
             return HUNDRED[: self.concepts]
+        if not isinstance(self.concepts, Sequence):
+            raise UnitxError(f'concepts is {self.concepts}: give 1 to {len(HUNDRED)}, "all" or a list of emoji')
         unknown = [emoji for emoji in self.concepts if emoji not in _data() or not pictures.has_drawing(emoji)]
         if unknown or not self.concepts:
             raise UnitxError(f"these are no emoji that OpenMoji drew: {' '.join(unknown) or 'none given'}")
@@ -197,9 +201,8 @@ class EmojiWorld(MadeFromSettings):
         self, indices: Sequence[int], rngs: Sequence[np.random.Generator], strength: float = 1.0
     ) -> list[dict[str, Any]]:
         """Several rows, each as by `row`; pictures are varied together, in a quarter of the time."""
-        if self.part != "train":
-            rngs = [np.random.default_rng([PARTS.index(self.part), self.seed, index]) for index in indices]
-            strength = min(strength, HELD_OUT_STRENGTH)
+        drawn_by = [self.drawn_by(index, rng, strength) for index, rng in zip(indices, rngs, strict=True)]
+        rngs, strength = [rng for rng, _ in drawn_by], min([strength for _, strength in drawn_by], default=strength)
         found: list[dict[str, Any]] = []
         seen = []  # places of the rows with a picture
         for place, (index, rng) in enumerate(zip(indices, rngs, strict=True)):
@@ -225,8 +228,8 @@ class EmojiWorld(MadeFromSettings):
             name = vary_name(name, rng, strength, languages[language]) if self.part == "train" else name
             return {"text": name, "language": languages[language]}
         clip, said = self._clip(concept, language, rng)
-        sound = speech.vary(clip, rng, strength)
-        return {"audio": (sound, speech.BANK_RATE), "language": languages[language], "name": said}
+        sound = waveforms.vary(clip, rng, strength)
+        return {"audio": (sound, waveforms.BANK_RATE), "language": languages[language], "name": said}
 
     def _written(self, concept: int, language: str | None, rng: np.random.Generator) -> dict[str, str]:
         """What a row may be asked for: its name, and the same in another language."""
@@ -285,9 +288,9 @@ class EmojiWorld(MadeFromSettings):
         count = _share(CLIPS, len(self.emoji) * len(self.spoken), CLIPS_EACH)
         clips = []
         for language in range(len(self.spoken)):
-            speech.restart()
+            espeak.restart()
             spoken = (self._speak(concept, language, rng) for _ in range(count))
-            clips += [(speech.compress(waveform), text) for waveform, text in spoken]
+            clips += [(waveforms.compress(waveform), text) for waveform, text in spoken]
         return clips
 
     def _pictures(
@@ -311,13 +314,13 @@ class EmojiWorld(MadeFromSettings):
     def _clip(self, concept: int, language: int, rng: np.random.Generator) -> tuple[np.ndarray, str]:
         """A clip of a name, and what is said in it."""
         if self.part != "train":
-            speech.restart()
+            espeak.restart()
             return self._speak(concept, language, rng)
         stored, bounds, said = self._clips
         of_name = bounds[concept, language]
         count = len(of_name) - 1
         k = int(rng.integers(count))
-        return speech.expand(stored[of_name[k] : of_name[k + 1]]), said[concept][language * count + k]
+        return waveforms.expand(stored[of_name[k] : of_name[k + 1]]), said[concept][language * count + k]
 
     def _speak(self, concept: int, language: int, rng: np.random.Generator) -> tuple[np.ndarray, str]:
         """A name in a random voice, (n,) at 16,000 Hz, peak at 1, and its words; in training also at a random speed and
@@ -330,10 +333,10 @@ class EmojiWorld(MadeFromSettings):
                 if rng.random() < PICO and pico.voices(code):
                     waveform = pico.say(text, code, rng)
                     return waveform / np.abs(waveform).max(), text
-        accents = speech.voices(code)
+        accents = espeak.voices(code)
         voice = f"{accents[rng.integers(len(accents))]}+{self.voices[rng.integers(len(self.voices))]}"
         speed, pitch = (rng.integers(110, 260), rng.integers(20, 80)) if self.part == "train" else (175, 50)
-        waveform = speech.resample(speech.synthesize(text, voice, speed=int(speed), pitch=int(pitch))[0])
+        waveform = waveforms.resample(*espeak.synthesize(text, voice, speed=int(speed), pitch=int(pitch)))
         return waveform / np.abs(waveform).max(), text
 
 

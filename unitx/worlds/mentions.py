@@ -10,9 +10,9 @@ import numpy as np
 
 from unitx.errors import UnitxError
 from unitx.source import PARTS, MadeFromSettings
-from unitx.worlds import speech
+from unitx.worlds import espeak, waveforms
 from unitx.worlds.emoji import HUNDRED, KINDS, name_of
-from unitx.worlds.speech import parallel
+from unitx.worlds.processes import parallel
 
 ROWS = {"train": 2_000, "validation": 300, "test": 1_000}  # every second one is spoken
 FEWEST = 20  # concepts; with fewer the pairs of names would not suffice for three parts
@@ -47,7 +47,7 @@ class Sentence(NamedTuple):
 
 
 class Take(NamedTuple):
-    """A sentence said once: a clip as `speech.compress` stores it, and its mentions by samples."""
+    """A sentence said once: a clip as `waveforms.compress` stores it, and its mentions by samples."""
 
     clip: np.ndarray
     mentions: list[tuple[str, int, int]]
@@ -126,10 +126,10 @@ class MentionWorld(MadeFromSettings):
             text, _, mentions = self.sentence(rng)
             return {"text": text, "audio": None, "tags": _tags(mentions)}
         take = self._takes[index // 2] if self.part == "train" else self._say(rng)
-        sound, speed, lead = speech.vary_timed(speech.expand(take.clip), rng, strength)
-        begin, rate = lead / speech.BANK_RATE, speed * speech.BANK_RATE
+        sound, speed, lead = waveforms.vary_timed(waveforms.expand(take.clip), rng, strength)
+        begin, rate = lead / waveforms.BANK_RATE, speed * waveforms.BANK_RATE
         timed = [(kind, begin + start / rate, begin + end / rate) for kind, start, end in take.mentions]
-        return {"text": None, "audio": (sound, speech.BANK_RATE), "tags": _tags(timed)}
+        return {"text": None, "audio": (sound, waveforms.BANK_RATE), "tags": _tags(timed)}
 
     def sentence(self, rng: np.random.Generator) -> Sentence:
         """A sentence of this part."""
@@ -166,13 +166,13 @@ class MentionWorld(MadeFromSettings):
     def _say(self, rng: np.random.Generator) -> Take:
         """A sentence of this part in a random voice of it."""
         text, language, mentions = self.sentence(rng)
-        sound, marks = speech.say_words(text, language, self.part, rng)
+        sound, marks = espeak.say_words(text, language, self.part, rng)
         timed = []
         for kind, start, end in mentions:
             begins = [at for place, at in marks if place <= start]
             follows = [at for place, at in marks if place >= end]  # of a name at the end there is nothing
             timed.append((kind, begins[-1] if begins else 0, follows[0] if follows else len(sound)))
-        return Take(speech.compress(sound), timed)
+        return Take(waveforms.compress(sound), timed)
 
 
 def _part_of(first: int, second: int) -> str:

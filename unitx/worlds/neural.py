@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from unitx.errors import UnitxError
-from unitx.worlds.speech import trim
+from unitx.worlds.waveforms import trim
 
 RATE = 24_000  # Hz, hibari's own
 FRAME = 600  # samples, in which the network counts how long each phoneme lasts

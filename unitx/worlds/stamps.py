@@ -23,7 +23,7 @@ from unitx.media import DECODERS
 from unitx.registry import TOKENIZERS
 from unitx.source import PARTS, MadeFromSettings
 from unitx.splits import connected
-from unitx.worlds import speech
+from unitx.worlds import waveforms
 from unitx.worlds.pictures import rasterize
 
 FOLDER = "/usr/share/tuxpaint/stamps"
@@ -183,7 +183,7 @@ class Stamps(MadeFromSettings):
         cells = _cells(row) | {"to": to, "translation": row.stamp.names[to] if to else None}
         cells["image"] = row.picture and picture(row.picture)
         kept = self._sounds.get(row.recording)
-        return cells | ({} if kept is None else {"audio": (speech.expand(kept), speech.BANK_RATE)})
+        return cells | ({} if kept is None else {"audio": (waveforms.expand(kept), waveforms.BANK_RATE)})
 
     def of_part(self, part: str) -> Stamps:
         """Other stamps."""
@@ -201,7 +201,7 @@ class Stamps(MadeFromSettings):
 
     @cached_property
     def _sounds(self) -> dict[Path | None, np.ndarray]:
-        """Recording → what `speech.compress` keeps of it, of those that `prepare` has read."""
+        """Recording → what `waveforms.compress` keeps of it, of those that `prepare` has read."""
         return {}
 
 
@@ -292,9 +292,9 @@ def picture(file: Path) -> Image.Image | Path:
 
 
 def _decoded(file: Path) -> np.ndarray | None:
-    """A recording at 16,000 Hz, as `speech.compress` keeps it; None of one that cannot be read."""
+    """A recording at 16,000 Hz, as `waveforms.compress` keeps it; None of one that cannot be read."""
     kind: Any = TOKENIZERS.get("audio").Processor
     try:
-        return speech.compress(kind(rate=speech.BANK_RATE).read(file).numpy())
+        return waveforms.compress(kind(rate=waveforms.BANK_RATE).read(file).numpy())
     except BadItem:
         return None

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from unitx import progress
+from unitx import reporter as module
 from unitx.batches import Notes
 from unitx.checkpoint import Progress
-from unitx.progress import Reporter
+from unitx.reporter import Reporter
 
 
 class Terminal(io.StringIO):
@@ -37,7 +37,7 @@ def test_silence(capsys: pytest.CaptureFixture[str]):
 
 def test_plain_lines_now_and_then(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     clock = iter(range(0, 10_000, 4))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(module.time, "monotonic", lambda: float(next(clock)))
     reporter = Reporter(True)
     work(reporter, 10)
     out, err = capsys.readouterr()
@@ -48,7 +48,7 @@ def test_plain_lines_now_and_then(capsys: pytest.CaptureFixture[str], monkeypatc
 
 
 def test_time_left_follows_from_what_is_done(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(progress, "PLAIN_SECONDS", -1.0)
+    monkeypatch.setattr(module, "PLAIN_SECONDS", -1.0)
     work(Reporter(True), 5, total=20)
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("step 5:") and "25%" in last and "15 s left" in last
