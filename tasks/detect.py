@@ -57,14 +57,16 @@ class Objects(NamedTuple):
 
 
 class Found(NamedTuple):
-    """One answer: an object's name, how sure it is, and its box (left, top, right, bottom) as shares of the sides."""
+    """One answer: an object's name, how sure it is, and its box (left, top, right, bottom) as shares of the picture's
+    sides, which are printed as percents."""
 
     label: str
     score: float
     box: tuple[float, float, float, float]
 
     def __str__(self) -> str:
-        return f"{self.label} {self.score:.3f} [{' '.join(f'{100 * side:.0f}' for side in self.box)}]"
+        left, top, right, bottom = (round(100 * side) for side in self.box)
+        return f"{self.label} {self.score:.3f} [{left}–{right} % across, {top}–{bottom} % down]"
 
 
 class Patches(NamedTuple):
@@ -270,15 +272,18 @@ class Detect(Task):
         return draw_boxes(item, found)
 
     def sketches(self, model: Model, preparer: Preparer, drawn: list[Drawn]) -> list[Sketch]:
-        """The pictures with the boxes that were found."""
+        """The pictures with the boxes that were found, and beside them those that are there."""
         items = [one.example.parts[0][1] for one in drawn]
         pictures: Any = preparer.processors["image"]
         found = model.predict(items, self.info.name, on_error="skip")
-        drawings = [draw_boxes(pictures.read(item), boxes) for item, boxes in zip(items, found, strict=True)]
         objects = [one.example.target for one in drawn]
-        names = [[self.info.labels[i] for i in each.names[~each.crowds]] for each in objects]
-        captions = [f"truth: {', '.join(sorted(there)) or 'nothing'}" for there in names]
-        return [Sketch([np.asarray(d) / 255], caption) for d, caption in zip(drawings, captions, strict=True)]
+        there = [
+            [Found(self.info.labels[i], 1.0, tuple(box)) for box, i in zip(each.boxes, each.names, strict=True)]
+            for each in objects
+        ]
+        rows: Any = zip(map(pictures.read, items), found, there, strict=True)
+        drawings = [[np.asarray(draw_boxes(picture, boxes)) / 255 for boxes in both] for picture, *both in rows]
+        return [Sketch(both, "found, and the truth") for both in drawings]
 
     def score(self, outputs: Tensor, targets: Any) -> dict[str, float]:
         """COCO's mean average precision over overlaps of 0.5 to 0.95, and at 0.5 alone."""

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from small_models import CLASSES, PAIRS, STORIES, picture, small_model, sound
+from small_models import CLASSES, PAIRS, SPACE, STORIES, picture, small_model, sound
 
 from unitx import cli, training
-from unitx.recipe import CHOICES, Recipe, shipped
+from unitx.errors import UnitxError
+from unitx.recipe import CHOICES, Recipe, load_recipe, shipped
 from unitx.task import TaskInfo
 
 VERBS = ["demo", "recipes", "train", "finetune", "evaluate", "predict", "generate", "embed", "search", "convert"]
@@ -112,8 +114,8 @@ MISTAKES = [
     (["train", "--resume", "runs/a", "--steps", "3"], "takes no other argument"),
     (["train", "--resume", "runs/a", "--model.depth", "3"], "takes no other argument"),
     (["train", "align", "--size", "huge"], "argument --size: invalid choice: 'huge'"),
-    (["train", "align", "--stesp", "3"], "unrecognized arguments: --stesp 3"),
-    (["train", "align", "--step", "3"], "unrecognized arguments: --step 3"),
+    (["train", "align", "--stesp", "3"], "takes no --stesp; did you mean --steps?"),
+    (["train", "align", "--step", "3"], "takes no --step; did you mean --steps?"),
     (["train", "align", "--model.depth"], "--model.depth needs a value"),
     (["train", "align", "--data", "{world"], "--data {world"),
     (["finetune", "runs/a"], "the following arguments are required: recipe"),
@@ -121,6 +123,8 @@ MISTAKES = [
     (["predict", "runs/a", "x", "--data", "y.csv"], "name files or texts, or a table with --data TABLE"),
     (["predict", "runs/a", "x", "--top", "many"], "argument --top: invalid int value: 'many'"),
     (["predict", "runs/a", "x", "--model.depth", "3"], "unitx predict takes no --model.depth"),
+    (["predict", "runs/a", "x", "--tsak", "y"], "unitx predict takes no --tsak; did you mean --task?"),
+    (["predict", "runs/a", "x", "--volume", "9"], "unitx predict takes no --volume; see unitx predict --help"),
     (["embed", "runs/a", "x"], "required: -o/--out"),
 ]
 
@@ -355,7 +359,8 @@ def test_boxes_are_printed_drawn_and_written(tmp_path: Path, capsys: pytest.Capt
     lines = capsys.readouterr().out.splitlines()
     found = small_model(info).predict(files, top=2)
     for line, file, answers in zip(lines, files, found, strict=True):
-        boxes = [" ".join(f"{100 * side:.0f}" for side in answer.box) for answer in answers]
+        sides = [[round(100 * side) for side in answer.box] for answer in answers]
+        boxes = [f"{left}–{right} % across, {top}–{bottom} % down" for left, top, right, bottom in sides]
         said = [f"{a.label} {a.score:.3f} [{box}]" for a, box in zip(answers, boxes, strict=True)]
         assert line == "\t".join([file, *said])
     assert sorted(path.name for path in out.iterdir()) == ["0.png", "1.png"]
@@ -388,6 +393,7 @@ def test_spans_are_printed_drawn_and_written(tmp_path: Path, capsys: pytest.Capt
     table = write_table(tmp_path / "table.jsonl", [{"text": text, "audio": None}, {"text": None, "audio": "a.wav"}])
     assert cli.main(["predict", folder, "--data", table]) == 0
     rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert [row["text"] for row in rows] == [text, ""] and rows[0]["answer text"] == found[0][0].text
     for row, (first, *_) in zip(rows, found[:2], strict=True):
         cells = [f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in first[:4]]
         assert [row[name] for name in ("label", "score", "start", "end")] == cells
@@ -425,6 +431,72 @@ def test_a_file_is_read_to_be_continued(tmp_path: Path, capsys: pytest.CaptureFi
     assert "there is no file b.txt" in error_of(capsys, "generate", folder, "b.txt")
 
 
+def test_a_recipe_is_printed_as_a_start_for_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["recipes", "everything"]) == 0
+    (tmp_path / "mine.yaml").write_text(capsys.readouterr().out, "utf-8")
+    assert load_recipe(tmp_path / "mine.yaml") == load_recipe("everything")
+    assert "did you mean 'everything'" in error_of(capsys, "recipes", "everithing")
+
+
+def test_a_model_behind_a_recipe_is_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    says = error_of(capsys, "finetune", "image-classify", str(tmp_path))
+    assert f"name the model first: unitx finetune {tmp_path} image-classify" in says
+
+
+def test_what_holds_several_items_is_for_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = write_table(tmp_path / "table.csv", [{"text": "a"}])
+    for several in (table, str(tmp_path)):
+        assert f"name it with --data {several}" in error_of(capsys, "predict", "no-such-run", several)
+
+
+def test_columns_of_other_names_are_read_as_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    info = TaskInfo("kind", "classify", {"text": "text"}, "kind", ["a", "b"])
+    folder = str(small_model(info).save_pretrained(tmp_path / "model"))
+    table = write_table(tmp_path / "table.csv", [{"review": "good", "label": "x"}])
+    assert "--reads" in error_of(capsys, "predict", folder, "--data", table)
+    assert cli.main(["predict", folder, "--data", table, "--reads", "review:text"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "row,review,label,score"
+
+
+def test_answers_do_not_hide_columns_of_their_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    reads = {"row": "text", "label": "text"}
+    info = TaskInfo("kind", "classify", reads, "kind", ["a", "b"])
+    folder = str(small_model(info).save_pretrained(tmp_path / "model"))
+    table = write_table(tmp_path / "table.csv", [{"row": "one", "label": "two"}])
+    assert cli.main(["predict", folder, "--data", table]) == 0
+    (row,) = csv.DictReader(capsys.readouterr().out.splitlines())
+    assert (row["row number"], row["row"], row["label"]) == ("1", "one", "two") and row["answer label"] in ("a", "b")
+
+
+def test_what_is_not_there_is_no_text_where_it_looks_like_a_path(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = str(small_model(SPACE).save_pretrained(tmp_path / "model"))
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    said = {"phots": "is photos meant?", "./phots": "is photos meant?", "a/b": "no file or folder a/b"}
+    for item, hint in said.items():
+        says = error_of(capsys, "embed", folder, item, "-o", "all.parquet")
+        assert hint in says and "--modality text" in says
+    assert cli.main(["embed", folder, "phots", "cats/dogs", "-o", "all.parquet", "--modality", "text"]) == 0
+    assert cli.main(["embed", folder, "cat", "either / or", "-o", "all.parquet"]) == 0
+    capsys.readouterr()
+    assert "name it all.parquet" in error_of(capsys, "embed", folder, "cat", "-o", "all.csv")
+
+
+def test_of_several_tasks_the_one_for_the_item_is_meant(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = TaskInfo("tone", "classify", {"text": "text"}, "tone", ["good", "bad"])
+    pictures = TaskInfo("kind", "classify", {"image": "image"}, "kind", ["cat", "dog"])
+    folder = str(small_model(texts, pictures).save_pretrained(tmp_path / "model"))
+    picture(0).save(tmp_path / "a.png")
+    for item, labels in (("nice", texts.labels), (str(tmp_path / "a.png"), pictures.labels)):
+        assert cli.main(["predict", folder, item]) == 0
+        assert capsys.readouterr().out.split("\t")[1].split()[0] in labels
+    both = small_model(texts, replace(texts, name="other"))
+    with pytest.raises(UnitxError, match="2 tasks of the model could be meant"):
+        both.predict(["nice"])
+
+
 def test_times_are_no_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     says = error_of(capsys, "train", "image-classify", "--data", "photos", "--minutes", "1:30")
     assert "minutes" in says and "1:30" in says
@@ -438,7 +510,7 @@ def test_cells_stand_beside_each_item(tmp_path: Path, capsys: pytest.CaptureFixt
     (answers,) = small_model(info).predict([{"language": "fr", "text": "cat"}])
     assert capsys.readouterr().out == f"cat\t{answers[0].label} {answers[0].score:.3f}\n"
     with pytest.warns(UserWarning, match="the model does not write 'de'"):
-        assert cli.main(["predict", folder, "cat", "--with", "language=de"]) == 0
+        assert cli.main(["predict", folder, "cat", "--with", "language=de"]) == cli.USER_MISTAKE
     assert capsys.readouterr().out == "cat\tcould not be read\n"
     assert "write COLUMN=TEXT" in error_of(capsys, "predict", folder, "cat", "--with", "fr")
     says = error_of(capsys, "predict", folder, "cat", "--with", "langage=fr")
@@ -448,6 +520,6 @@ def test_cells_stand_beside_each_item(tmp_path: Path, capsys: pytest.CaptureFixt
     with pytest.warns(UserWarning, match=r"nope\.png: there is no such file"):  # nor a text
         two = small_model(TaskInfo("ask", "answer", {"image": "image", "question": "text"}, "to", facts={"longest": 4}))
         asking = str(two.save_pretrained(tmp_path / "asking"))
-        assert cli.main(["predict", asking, "nope.png", "--with", "question=what?"]) == 0
+        assert cli.main(["predict", asking, "nope.png", "--with", "question=what?"]) == cli.USER_MISTAKE
     assert capsys.readouterr().out == "nope.png\tcould not be read\n"
     assert "reads several columns" in error_of(capsys, "predict", folder, "cat")

@@ -66,3 +66,9 @@ def test_other_json_is_refused(tmp_path: Path, text: str, says: str) -> None:
     file.write_text(text)
     with pytest.raises(UnitxError, match=says):
         open_source(str(file))
+
+
+def test_a_list_of_objects_is_a_table(tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text(json.dumps([{"text": "a", "label": "x"}, {"text": "b"}]), "utf-8")
+    source = open_source(str(tmp_path / "rows.json"), {"text": "text"}, "label")
+    assert source.column("text") == ["a", "b"] and source.column("label") == ["x", None]

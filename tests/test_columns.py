@@ -174,3 +174,11 @@ def test_what_was_left_out_is_told(tmp_path):
         f"left out of {tmp_path}: 1 files (1 .db)",
         "1 of 3 rows have no label in 'label' and are left out",
     ]
+
+
+def test_rows_of_numbers_are_read_whole():
+    rows = [{"age": 30 + i, "colour": "red", "price": i} for i in range(4)]
+    with pytest.raises(UnitxError, match=r"no column 'image' .*it has: age, colour, price; .*--reads '\*:table'"):
+        check_columns(open_source(rows, {"image": "image"}), {"image": "image"}, "price", answer="number")
+    with pytest.raises(UnitxError, match=r"'age' alone is no table: read whole rows, --reads '\*:table'"):
+        check_columns(open_source(rows, {"age": "table"}), {"age": "table"}, "price", answer="number")

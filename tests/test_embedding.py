@@ -19,6 +19,7 @@ from unitx.model import Model
 from unitx.task import Answer, TaskInfo
 
 BOTH = TaskInfo("both", "classify", {"title": "text", "photo": "image"}, "kind", ["a", "b", "c"])
+ALSO = replace(CLASSES, name="also")
 ITEMS = ["a cat", picture(0), sound(0), "a much longer text than fits", picture(1, 20, 6), {"image": picture(2)}]
 TASKS = [(CLASSES,), (SPACE,)]
 
@@ -297,7 +298,7 @@ def test_predictions_skip_what_cannot_be_read(tmp_path: Path) -> None:
     [
         ((CLASSES,), {"task": "kinds"}, "has no task 'kinds'"),
         ((CLASSES,), {"top": 0}, "top is 0"),
-        ((CLASSES, BOTH), {}, r"2 tasks of the model could be meant; say which, task= \(kind, both\)"),
+        ((CLASSES, ALSO), {}, r"2 tasks of the model could be meant; say which, task= \(kind, also\)"),
         ((SPACE, STORIES), {}, "has no task that classifies; its tasks are: space, stories"),
         ((PAIRS,), {}, r"'pairs' \(align\) does not predict labels"),
         ((), {}, "has no"),
@@ -306,6 +307,13 @@ def test_predictions_skip_what_cannot_be_read(tmp_path: Path) -> None:
 def test_what_cannot_be_predicted_is_named(tasks: tuple, arguments: dict[str, Any], says: str) -> None:
     with pytest.raises(UnitxError, match=says):
         small_model(*tasks).predict([picture(0)], **arguments)
+
+
+def test_of_several_tasks_the_one_that_reads_the_item_is_meant() -> None:
+    model = small_model(CLASSES, BOTH)
+    assert model.predict([picture(0)]) == model.predict([picture(0)], "kind")
+    row = {"title": "a", "photo": picture(0)}
+    assert model.predict([row]) == model.predict([row], "both")
 
 
 def test_a_language_model_does_not_predict_labels() -> None:

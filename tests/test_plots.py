@@ -54,6 +54,18 @@ def test_the_lines_are_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert drawn == {"a/accuracy": [[10, 0.2], [20, 0.4]], "b/bits": [[20, 3.0]]}
 
 
+def test_losses_beside_scores_have_a_scale_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    figures: list[Figure] = []
+    saved = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), saved(self, *a, **k)))
+    scores = [{"a/chrf": 30.0 + step, "a/loss": 0.2} for step in (1, 2)]
+    draw_curves([{"step": step, "held_out": found} for step, found in enumerate(scores, 1)], tmp_path / "curves.png")
+    _, held_out, right = figures[0].axes
+    assert right.lines[0].get_xydata().tolist() == [[1, 0.2], [2, 0.2]] and right.get_ylim()[1] < 1
+    assert held_out.get_ylim()[0] > 25
+    assert [text.get_text() for text in held_out.get_legend().get_texts()] == ["a/chrf", "a/loss"]
+
+
 @pytest.mark.parametrize(
     ("shape", "pictures", "columns"),
     [((9, 40, 3), 1, 2), ((9, 40, 3), 3, 1), ((9, 18, 3), 3, 1), ((9, 40), 3, 2)],

@@ -218,5 +218,7 @@ def test_yaml_reads_numbers_as_people_write_them(tmp_path: Path) -> None:
 
 
 def test_an_unknown_recipe_lists_those_that_there_are() -> None:
-    with pytest.raises(UnitxError, match=r"no recipe 'sense': give a YAML file or one of align, .*senses"):
+    with pytest.raises(UnitxError, match=r"no recipe 'cooking': give a YAML file or one of align, .*senses"):
+        load_recipe("cooking")
+    with pytest.raises(UnitxError, match=r"no recipe 'sense': did you mean 'senses'\?"):
         load_recipe("sense")

@@ -203,6 +203,12 @@ def test_a_source_that_says_no_reads_is_split_by_rows():
     assert len(split(Made())[1]) == 3
 
 
+def test_a_value_of_its_own_in_every_row_is_no_class():
+    rows = [{"text": f"text {i}", "price": f"{i}.5"} for i in range(9)]
+    with pytest.raises(UnitxError, match=r"each has a value of its own in 'price'; numbers are for the recipe regress"):
+        split(table(rows, text="text"), "price")
+
+
 @pytest.mark.parametrize("rows", [[{"text": "a"}], [{"text": "a"}] * 9])
 def test_what_cannot_be_split_says_so(rows):
     with pytest.raises(UnitxError, match=r"no part of its .* rows can be held out.*give data to evaluate on"):

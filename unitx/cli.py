@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import argparse
 import csv
+import difflib
 import os
 import re
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
+from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 
+import unitx
 from unitx.errors import BadItem, UnitxError
-from unitx.recipe import CHOICES, Recipe, shipped
+from unitx.recipe import CHOICES, Recipe, load_recipe, shipped
 
 USER_MISTAKE = 2  # exit status
 
@@ -29,13 +32,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     try:
         words, dotted = split_dotted(sys.argv[1:] if argv is None else argv)
-        arguments = build_parser().parse_args(words)
+        arguments, unknown = build_parser().parse_known_args(words)
+        if unknown:
+            raise UnitxError(_unknown(unknown[0], arguments.parser))
         if dotted and not arguments.fields:
             raise UnitxError(
                 f"unitx {arguments.verb} takes no --{next(iter(dotted))}; see unitx {arguments.verb} --help"
             )
         arguments.given = _given(arguments) | dotted
-        arguments.run(arguments)
+        return arguments.run(arguments) or 0
     except UnitxError as error:
         print(f"unitx: error: {error}", file=sys.stderr)
         return USER_MISTAKE
@@ -69,6 +74,14 @@ def split_dotted(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     return words, dotted
 
 
+def _unknown(word: str, parser: argparse.ArgumentParser) -> str:
+    """What to say of an argument that a verb does not take."""
+    flags = sorted(set(re.findall(r"(?<![\w-])--[a-z][\w-]*", parser.format_help())))
+    close = difflib.get_close_matches(word.partition("=")[0], flags, 1) if word.startswith("-") else []
+    hint = f"did you mean {close[0]}?" if close else f"see {parser.prog} --help"
+    return f"{parser.prog} takes no {word}; {hint}"
+
+
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, as all else here does."""
 
@@ -82,9 +95,11 @@ def build_parser() -> argparse.ArgumentParser:
         prog="unitx",
         description="One transformer, any modality: train, fine-tune and embed text, images, audio and video.",
     )
+    parser.add_argument("--version", action="version", version=f"unitx {unitx.__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     _add_demo(verbs)
-    _add(verbs, "recipes", _recipes, "list the recipes that come along")
+    recipes = _add(verbs, "recipes", _recipes, "list the recipes that come along, or print one")
+    recipes.add_argument("name", nargs="?", help="of the recipe to print, as a start for one of your own")
     train = _add(verbs, "train", _train, "train a new model", fields=True)
     train.add_argument("recipe", nargs="?", help="a recipe's name, or a YAML file")
     train.add_argument("--resume", metavar="RUN", help="go on with a run from its last checkpoint")
@@ -105,7 +120,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _add(verbs: Any, name: str, run: Any, about: str, fields: bool = False) -> argparse.ArgumentParser:
     description = about[0].upper() + about[1:] + "."
     parser = verbs.add_parser(name, help=about, description=description, allow_abbrev=False)
-    parser.set_defaults(run=run, fields=fields)
+    parser.set_defaults(run=run, fields=fields, parser=parser)
     return parser
 
 
@@ -163,7 +178,11 @@ def _value(name: str, text: str) -> Any:
         raise UnitxError(f"--{name} {text}: {' '.join(str(error).split())}") from error
 
 
-def _recipes(_: argparse.Namespace) -> None:
+def _recipes(arguments: argparse.Namespace) -> None:
+    if arguments.name:
+        load_recipe(arguments.name)  # which says what is wrong with the name
+        print((resources.files("unitx") / "recipes" / f"{arguments.name}.yaml").read_text("utf-8"), end="")
+        return
     for name, about in shipped().items():
         print(f"{name:16} {about}")
 
@@ -180,6 +199,8 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _finetune(arguments: argparse.Namespace) -> None:
+    if arguments.model in shipped() and Path(arguments.recipe).expanduser().is_dir():
+        raise UnitxError(f"name the model first: unitx finetune {arguments.recipe} {arguments.model}")
     from unitx.training import finetune
 
     _print_run(finetune(arguments.model, arguments.recipe, **arguments.given))
@@ -190,6 +211,10 @@ def _print_run(run: Any) -> None:
         return
     for name, value in run.metrics.items():
         print(f"{name:40} {value:.4f}")
+    scored = [line["step"] for line in run.history if "held_out" in line]
+    best = [line["step"] for line in run.history if line.get("held_out") == run.metrics]
+    if best and len(scored) > 1:
+        print(f"the best of {len(scored)} evaluations, at step {best[-1]} of {run.history[-1]['step']}")
     print(f"model and curves in {run.folder}")
 
 
@@ -253,6 +278,7 @@ def _add_predict(verbs: Any) -> None:
     parser.add_argument("items", nargs="*", help="files, or texts")
     parser.add_argument("--data", help="in their place a folder, or a table with the task's columns; writes CSV")
     parser.add_argument("--task", help="which of the model's tasks")
+    parser.add_argument("--reads", help="columns of --data and what they are read as, where they are called otherwise")
     parser.add_argument("--top", type=int, help="answers to each item; by default one, of detect and tag all")
     about = "a picture of what was found (detect, tag); of several items a folder"
     parser.add_argument("--draw", metavar="FILE", help=about)
@@ -260,32 +286,44 @@ def _add_predict(verbs: Any) -> None:
     parser.add_argument("--with", dest="cells", action="append", default=[], metavar="COLUMN=TEXT", help=about)
 
 
-def _predict(arguments: argparse.Namespace) -> None:
+def _predict(arguments: argparse.Namespace) -> int | None:
     if bool(arguments.items) == bool(arguments.data):
         raise UnitxError("name files or texts, or a table with --data TABLE; see unitx predict --help")
+    for item in arguments.items:
+        if _holds_rows(item):
+            raise UnitxError(f"{item} holds several items: name it with --data {item}")
     model = _load(arguments)
     if arguments.data:
         _predict_rows(model, arguments)
-        return
+        return None
     _name_texts(arguments.items)
     from unitx.embedding import predicting_task
     from unitx.task import Task
 
-    head = model.head(arguments.task or predicting_task(model))
+    task = arguments.task or predicting_task(model, arguments.items)
+    head = model.head(task)
     if arguments.draw and type(head).draw is Task.draw:
         head.draw(None, [])  # which says that it cannot
     files = _drawings(arguments.items, Path(arguments.draw).expanduser()) if arguments.draw else []
     items = _beside(head.info, arguments.items, arguments.cells)
-    answers = model.predict(items, arguments.task, top=arguments.top, on_error="skip")
+    answers = model.predict(items, task, top=arguments.top, on_error="skip")
     pairs = zip(items, answers, strict=True)
-    unread = [not found and not _is_read(model, arguments.task, item) for item, found in pairs]
+    unread = [not found and not _is_read(model, task, item) for item, found in pairs]
     for item, found, bad in zip(arguments.items, answers, unread, strict=True):
         print(f"{item}\t" + ("could not be read" if bad else "\t".join(map(str, found)) or "nothing"))
     if arguments.draw:
         _draw(head, arguments.items, answers, [None if bad else file for bad, file in zip(unread, files, strict=True)])
+    return USER_MISTAKE if all(unread) else None
 
 
-def _is_read(model: Any, task: str | None, item: Any) -> bool:
+def _holds_rows(item: str) -> bool:
+    from unitx.tables import TABLES
+
+    path = os.path.expanduser(item)
+    return os.path.isdir(path) or (os.path.splitext(path)[1].lower() in TABLES and os.path.isfile(path))
+
+
+def _is_read(model: Any, task: str, item: Any) -> bool:
     """Whether an item without an answer can be read, and holds nothing that the task knows."""
     try:
         model.predict([item], task)
@@ -375,12 +413,14 @@ def _predict_rows(model: Any, arguments: argparse.Namespace) -> None:
     import numpy as np
 
     from unitx.columns import unknown_to_data
-    from unitx.data import check_columns, open_source
+    from unitx.data import check_columns, open_source, parse_reads
     from unitx.embedding import predicting_task
     from unitx.source import ROW, MadeSource, file_column
 
     task = arguments.task or predicting_task(model)
     info = model.head(task).info
+    if arguments.reads:
+        info = model.head(task).info = replace(info, reads=parse_reads(arguments.reads))
     source, rng = open_source(_typed("data", arguments.data), info.reads, info.label), np.random.default_rng(0)
     for note in check_columns(source, info.reads) + unknown_to_data(source, info.reads, model.processors):
         print(f"unitx: {note}", file=sys.stderr)
@@ -392,9 +432,10 @@ def _predict_rows(model: Any, arguments: argparse.Namespace) -> None:
     answers = model.predict(rows, task, top=arguments.top, on_error="skip")
     lines = csv.writer(sys.stdout, lineterminator="\n")
     most = max(arguments.top or 1, *map(len, answers)) if answers else 1
-    names = model.head(task).gives._fields
+    names = [f"answer {name}" if name in shown else name for name in model.head(task).gives._fields]
     places = ["", *(f" {place}" for place in range(2, most + 1))]
-    lines.writerow(["row", *shown, *(name + place for place in places for name in names)])
+    number_of_row = "row number" if "row" in shown else "row"
+    lines.writerow([number_of_row, *shown, *(name + place for place in places for name in names)])
     for number, found in enumerate(answers):
         cells = [_cell(value) for answer in found for value in answer]
         written = [_written(column[number]) for column in shown.values()]
@@ -466,9 +507,25 @@ def _embed(arguments: argparse.Namespace) -> None:
         if item.endswith(os.sep) and arguments.modality != "text" and not os.path.isdir(os.path.expanduser(item)):
             raise UnitxError(f"there is no folder {item}; if it is a text, add --modality text")
         exists = os.path.exists(os.path.expanduser(item))
+        if not exists and arguments.modality is None:
+            _check_text(item)
         added = index.add(model, item if exists else [item], arguments.modality)
         print(f"{item}: {added.new} new, {added.changed} changed, {added.unchanged} as before, {added.skipped} skipped")
     print(f"{len(index)} embeddings in {arguments.out}")
+
+
+def _check_text(item: str) -> None:
+    """Whether an item that is no file may be meant as a text.
+
+    Raises:
+        UnitxError: it is written as a path is, or nearly as something that is there.
+    """
+    from unitx.folders import near_path
+
+    near = near_path(Path(os.path.expanduser(item)))
+    if near or (os.sep in item and not any(character.isspace() for character in item)):
+        hint = f"is {near} meant? I" if near else "i"
+        raise UnitxError(f"there is no file or folder {item}; {hint}f it is a text, add --modality text")
 
 
 def _add_convert(verbs: Any) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unitx.errors import UnitxError
-from unitx.tables import TableSource
+from unitx.tables import TableSource, collect
 
 FIELDS = {
     "images": ("id", "file_name"),
@@ -21,7 +21,7 @@ def read_coco(path: Path) -> TableSource:
     annotations have an empty list. A box around a crowd has "iscrowd": true.
 
     The pictures' paths are relative to the file's folder; or to the folder `images` or `val2017`, `train2017`, … of the
-    file's name beside it or one above, as COCO is unpacked.
+    file's name beside it or one above, as COCO is unpacked. A list of objects is a table, a row each.
 
     Raises:
         UnitxError: it is no JSON, or lacks a part; says which.
@@ -30,6 +30,8 @@ def read_coco(path: Path) -> TableSource:
         tree = json.loads(path.read_text("utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UnitxError(f"{path} is not JSON: {error}") from error
+    if isinstance(tree, list) and tree and all(isinstance(row, dict) for row in tree):
+        return TableSource(collect(tree), path.absolute().parent, str(path))
     for part, needed in FIELDS.items():
         entries = tree.get(part) if isinstance(tree, dict) else None
         wrong = next((name for name in needed for each in entries or [] if not _has(each, name)), None)

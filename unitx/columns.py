@@ -147,12 +147,14 @@ def _check_there(source: Source, column: str, label: str | None) -> None:
     columns = list(source.columns)
     if column in columns:
         return
-    near = difflib.get_close_matches(column, columns, 1)
+    near = difflib.get_close_matches(column, columns, 1, 0.8)
     hint = f"; is '{near[0]}' meant?" if near else ""
     if column == label and columns in (["image"], ["audio"], ["video"], ["text"], ["text", "file"]):
         hint = "; in a folder the label comes from class folders: put the files in FOLDER/CLASS/"
-    elif not near and str(name_of(source)).endswith((".csv", ".tsv")):
-        hint = "; if these are data, the file lacks its header line: add one"
+    elif not near and isinstance(origin(source), Table):
+        headless = str(name_of(source)).endswith((".csv", ".tsv"))
+        hint = "; if these are data, the file lacks its header line: add one" if headless else ""
+        hint += "; rows of numbers and names are read as a whole by --reads '*:table'" if column != label else ""
     flag = f"--label {column}" if column == label else f"--reads {column}:…"
     raise UnitxError(f"{name_of(source)} has no column '{column}' ({flag}); it has: {', '.join(columns)}{hint}")
 
@@ -189,6 +191,8 @@ def _check_cells(table: Table, rows: dict[int, dict[str, Any]], column: str, mod
     if modality == "text":
         _check_text(table, column, [item for _, item in items])
         return []
+    if modality == "table" and not any(isinstance(item, Mapping) for _, item in items):
+        raise UnitxError(f"{table.name}: '{column}' alone is no table: read whole rows, --reads '*:table'")
     return _check_files(table, column, modality, [(i, item) for i, item in items if isinstance(item, Path)])
 
 

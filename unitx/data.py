@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import re
@@ -17,7 +16,7 @@ import pyarrow as pa
 from unitx.coco import read_coco
 from unitx.columns import check_columns, guess_reads
 from unitx.errors import UnitxError
-from unitx.folders import read_folder, read_text_file
+from unitx.folders import near_path, read_folder, read_text_file
 from unitx.gettext import read_po
 from unitx.hub import DatasetSource, StreamSource, load_hub
 from unitx.media import SUFFIXES, suffix_modality
@@ -104,7 +103,7 @@ def _open_path(data: str | os.PathLike, reads: dict[str, str] | None, label: str
     except OSError as error:
         raise UnitxError(f"{error.filename or path} cannot be read: {error.strerror}") from error
     known = path.suffix.lower() in TABLES or suffix_modality(path)
-    if not isinstance(data, str) or known or not HUB_NAME.fullmatch(name) or _near(path):
+    if not isinstance(data, str) or known or not HUB_NAME.fullmatch(name) or near_path(path):
         raise _missing(path)
     return load_hub(name)
 
@@ -118,16 +117,9 @@ def named_world(name: str) -> dict[str, str] | None:
 
 def _missing(path: Path) -> UnitxError:
     """What to say of a path where nothing is."""
-    near = _near(path)
+    near = near_path(path)
     hint = f"is {near} meant?" if near else f"it was looked for in {path.parent.absolute()}"
     return UnitxError(f"there is no file or folder {path}; {hint}")
-
-
-def _near(path: Path) -> Path | None:
-    """Something that lies in the same folder under nearly the same name."""
-    names = os.listdir(path.parent) if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, names, 1, 0.8)
-    return path.parent / near[0] if near else None
 
 
 def _open_file(path: Path) -> Source:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -140,10 +140,11 @@ def predict(
     """
     if top is not None and top < 1:
         raise UnitxError(f"top is {top}; it must be at least 1")
-    head = _predicting_head(model, task)
+    items = as_list(items)
+    head = _predicting_head(model, task, items)
     top = top or head.top
     if head.writes:
-        return _write(model, head, as_list(items), top, batch_tokens, show_progress, on_error)
+        return _write(model, head, items, top, batch_tokens, show_progress, on_error)
     sequences = _task_sequences(model, head, items)
     if head.tags:
         return _tag(model, head, sequences, top, batch_tokens, show_progress, on_error)
@@ -169,7 +170,8 @@ def predict_proba(
 
     With `on_error="skip"` what cannot be read gives a row of NaN.
     """
-    head = _predicting_head(model, task)
+    items = as_list(items)
+    head = _predicting_head(model, task, items)
     if type(head).probabilities is Task.probabilities:
         head.probabilities(torch.zeros(0))  # which says that there are none
     sequences = _task_sequences(model, head, items)
@@ -179,9 +181,9 @@ def predict_proba(
     return head.probabilities(outputs).numpy()
 
 
-def predicting_task(model: Model) -> str:
+def predicting_task(model: Model, items: Sequence[Any] = ()) -> str:
     """The name of the task that is meant where none is named: the only one, the only classifier, or where there is none
-    the only one that writes.
+    the only one that writes; of several the only one that can read the first of the items.
 
     Raises:
         UnitxError: it is not plain.
@@ -190,12 +192,22 @@ def predicting_task(model: Model) -> str:
         return model.tasks[0]
     heads = [model.head(name) for name in model.tasks]
     writes = any(head.writes for head in heads) and not any(head.classifies for head in heads)
-    return model.only_task("writes" if writes else "classifies")
+    does = "writes" if writes else "classifies"
+    able = [head for head in heads if getattr(head, does) and all(_is_for(head, item) for item in items[:1])]
+    return able[0].info.name if len(able) == 1 else model.only_task(does)
 
 
-def _predicting_head(model: Model, task: str | None) -> Task:
+def _is_for(head: Task, item: Any) -> bool:
+    """Whether an item is of the kind that a task reads."""
+    reads = head.info.reads
+    if isinstance(item, dict):
+        return not item.keys().isdisjoint([*reads, *reads.values()])
+    return {modality_of(Path(item) if is_missing_file(item) else item)} == {*reads.values()}
+
+
+def _predicting_head(model: Model, task: str | None, items: Sequence[Any]) -> Task:
     """The head that is meant; one that does not predict says so before any work."""
-    head = model.head(task or predicting_task(model))
+    head = model.head(task or predicting_task(model, items))
     silent = not head.info.labels or type(head).probabilities is Task.probabilities
     if silent and type(head).answers is Task.answers and not (head.writes or head.tags):
         Task.probabilities(head, torch.zeros(0))
@@ -366,7 +378,8 @@ def _task_parts(head: Task, item: Any) -> list[tuple[str, Any]]:
         modalities = {cast(str, given)}
     if len(modalities) > 1 or (head.writes and len(info.reads) > 1):
         wants = ", ".join(f"'{column}': …" for column in info.reads)
-        raise UnitxError(f"task '{info.name}' reads several columns: give each item as {{{wants}}}")
+        item_of_all = f"give each item as {{{wants}}}, or the others with --with"
+        raise UnitxError(f"task '{info.name}' reads several columns: {item_of_all}")
     modality = modalities.pop()
     if is_missing_file(item):
         raise BadItem(f"there is no file {item}; if it is a text, give it as {{'text': …}}")

@@ -11,7 +11,7 @@ from unitx.tables import TableSource
 
 
 def read_po(path: Path) -> TableSource:
-    """Rows {"source": text, "target": translation, "language": the file's}; what is not translated, is obsolete or
+    """Rows {"text": text, "to": the file's language, "translation": text in it}; what is not translated, is obsolete or
     marked fuzzy is left out. Of a text with plural forms the first form counts.
 
     Raises:
@@ -28,9 +28,9 @@ def read_po(path: Path) -> TableSource:
         raise UnitxError(f"{path} translates nothing: give a .po file with filled msgstr lines")
     language = str(catalog.metadata.get("Language") or path.stem)
     cells = {
-        "source": [source for source, _ in pairs],
-        "target": [target for _, target in pairs],
-        "language": [language] * len(pairs),
+        "text": [source for source, _ in pairs],
+        "to": [language] * len(pairs),
+        "translation": [target for _, target in pairs],
     }
     left_out = len([entry for entry in catalog if not entry.obsolete]) - len(pairs)
     notes = [f"{left_out:,} texts of {path} have no translation and are left out"] if left_out else []

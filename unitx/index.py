@@ -92,6 +92,8 @@ class Index:
         self._unsaved = 0
         if self.path.is_dir():
             raise UnitxError(f"{path} is a folder: name a file for the embeddings, such as {self.path / 'all.parquet'}")
+        if self.path.suffix.lower() in (".csv", ".tsv", ".json", ".jsonl", ".npy", ".txt"):
+            raise UnitxError(f"{path}: embeddings are kept as Parquet: name it {self.path.with_suffix('.parquet')}")
         if self.path.exists():
             self._load()
 

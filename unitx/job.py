@@ -306,7 +306,9 @@ def _open_task(recipe: Recipe, task: TaskRecipe, shared: Shared, known: TaskInfo
         shared.facts.append(f"task '{name}' is judged on the {tests.part} part of {name_of(tests)}: {made} data")
     uncertain = recipe.loss_weighting == "uncertainty"
     info = replace(known, reads=reads, label=label, weight=task.weight, uncertain=uncertain, options=options)
-    for modality in info.reads.values():
+    for column, modality in info.reads.items():
+        if column == modality and modality not in TOKENIZERS.names():
+            raise UnitxError(f"--reads {column}: say as what the column is read, such as {column}:text")
         TOKENIZERS.get(modality)
     if label in info.reads and _asks(kind):
         raise UnitxError(f"task '{name}' reads '{label}', which holds the answers: leave it out of --reads")

@@ -18,6 +18,7 @@ from unitx.backbone import Backbone
 from unitx.config import BackboneConfig
 from unitx.distributed import several
 from unitx.errors import UnitxError
+from unitx.folders import near_path
 from unitx.lora import add_lora, gated, has_lora
 from unitx.published import Folder, is_published, load_published
 from unitx.recipe import FORMAT, from_dict, with_tuples
@@ -133,7 +134,8 @@ class Model(nn.Module):
             what = "task" if does is None else f"task that {does}"
             raise UnitxError(f"the model has no {what}; its tasks are: {', '.join(self.tasks) or 'none'}")
         if len(found) > 1:
-            raise UnitxError(f"{len(found)} tasks of the model could be meant; say which, task= ({', '.join(found)})")
+            which = f"task= ({', '.join(found)}), on the command line --task"
+            raise UnitxError(f"{len(found)} tasks of the model could be meant; say which, {which}")
         return found[0]
 
     @property
@@ -409,10 +411,12 @@ def locate(source: str | Path, **hub: Any) -> Path:
         return Path(snapshot_download(str(source), allow_patterns=HUB_FILES, **hub))
     except (HFValidationError, OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        near = near_path(path)
         raise UnitxError(
+            f"there is no model '{source}'; is {near} meant?" if near else
             f"there is no model '{source}': it is no folder, does not come along "
             f"(there {', '.join(shipped_models()) or 'is none'}), and was not loaded from the hub ({reason})"
-        ) from error
+        ) from error  # fmt: skip
 
 
 def read_config(folder: Path, weights: bool = True) -> dict[str, Any]:

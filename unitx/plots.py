@@ -39,12 +39,25 @@ def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
             panels[f"held out: {task}"] = axes, [name for name in scores if name.split("/")[0] == task]
     _draw_losses(above, [line for line in history if "loss" in line], beside=len(panels) > 1)
     for title, (axes, names) in panels.items():
-        for name in names:
-            points = [(line["step"], line["held_out"][name]) for line in evaluations if name in line["held_out"]]
-            label = name.partition("/")[2] if len(panels) > 1 else name
-            axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=label)
+        _draw_scores(axes, evaluations, names, len(panels) > 1)
         _finish_axes(axes, title)
     save(figure, path)
+
+
+def _draw_scores(axes: Any, evaluations: list[dict[str, Any]], names: list[str], of_one: bool) -> None:
+    """Scores, and losses beside them dashed, on a scale of their own at the right; of one task without its name."""
+    losses = [name for name in names if name.endswith("/loss")]
+    right = axes.twinx() if 0 < len(losses) < len(names) else axes
+    for number, name in enumerate(names):
+        points = [(line["step"], line["held_out"][name]) for line in evaluations if name in line["held_out"]]
+        style: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "marker": "o", "markersize": 3}
+        style["label"] = name.partition("/")[2] if of_one else name
+        if name in losses and right is not axes:
+            style["linestyle"] = "--"
+            axes.plot([], [], **style)  # for the legend
+        (right if name in losses else axes).plot(*zip(*points, strict=True), **style)
+    if right is not axes:
+        right.spines[["top", "left"]].set_visible(False)
 
 
 def _draw_losses(axes: Any, training: list[dict[str, Any]], beside: bool) -> None:

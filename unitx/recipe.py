@@ -192,7 +192,9 @@ def load_recipe(source: str | Path | Recipe) -> Recipe:
     elif str(source) in shipped():
         text, name = (files("unitx") / "recipes" / f"{source}.yaml").read_text("utf-8"), str(source)
     else:
-        raise UnitxError(f"there is no recipe '{source}': give a YAML file or one of {', '.join(shipped())}")
+        close = difflib.get_close_matches(str(source), shipped(), 1)
+        hint = f"did you mean '{close[0]}'?" if close else f"give a YAML file or one of {', '.join(shipped())}"
+        raise UnitxError(f"there is no recipe '{source}': {hint}")
     try:
         tree = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:

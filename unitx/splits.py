@@ -56,9 +56,14 @@ def split(
         if choice.among(groups):
             break
     else:
+        alone = label and len({name for names in labels for name in names}) == sum(map(len, labels)) > 2
+        why = (
+            f"each has a value of its own in '{label}'; numbers are for the recipe regress"
+            if alone
+            else "they share items, or are the only ones of their class"
+        )
         raise UnitxError(
-            f"{name_of(source)}: no part of its {n:,} rows can be held out (they share items, or are the only ones of "
-            "their class): give data to evaluate on"
+            f"{name_of(source)}: no part of its {n:,} rows can be held out ({why}): give data to evaluate on"
         )
     held = np.zeros(n, dtype=bool)
     held[choice.held] = True

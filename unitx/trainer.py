@@ -337,7 +337,7 @@ class Trainer:
             f"{job.resolved['parameters'] / 1e6:.2f} M parameters: width {shape.dim}, depth {shape.depth}, "
             f"{shape.heads} heads; numbers in {job.resolved.get('precision_why', job.resolved['precision'])}"
         )
-        rows = ", ".join(f"{feed.rows} of {len(feed.source)} rows for {feed.info.name}" for feed in job.feeds)
+        rows = ", ".join(f"{feed.rows} rows of {feed.info.name}, which has {len(feed.source):,}" for feed in job.feeds)
         say(f"a step takes {rows}")
         if self.steps is None and recipe.minutes is None:
             say(f"no length was given: it trains for {DEFAULT_MINUTES:g} minutes (--steps, --epochs or --minutes)")

@@ -33,9 +33,10 @@ def train(recipe: str | Path | Recipe, *, echo: bool = True, **given: Any) -> Ru
         UnitxError: whatever is wrong with the recipe, the data or the folder.
     """
     chosen = update(load_recipe(recipe), **given)
-    if chosen.tune != "all" or chosen.freeze:
-        raise UnitxError("tune and freeze are for a trained model: unitx finetune MODEL RECIPE")
     name = None if isinstance(recipe, Recipe) else str(recipe)
+    if chosen.tune != "all" or chosen.freeze:
+        command = f"unitx finetune MODEL {name or 'RECIPE'}"
+        raise UnitxError(f"tune and freeze, given or of the recipe, are for a trained model: {command}")
     if name and (base := _resolved(Path(name).expanduser()).get("base")):
         raise UnitxError(f"{name} is of a run that fine-tuned {base}: unitx finetune {base} {name}")
     folder = _new_folder(chosen, name or "run")
@@ -132,6 +133,6 @@ def _new_folder(recipe: Recipe, name: str) -> Path:
     folder = Path(recipe.out or Path("runs") / Path(name).stem).expanduser()
     check_writable(folder, f"--out {folder}")
     if (folder / "recipe.yaml").exists() or (folder / "model").exists():
-        go_on = f"go on with --resume {folder}, or " if checkpoints(folder / "checkpoints") else ""
+        go_on = f"go on with unitx train --resume {folder}, or " if checkpoints(folder / "checkpoints") else ""
         raise UnitxError(f"{folder} already holds a run: {go_on}name another folder with --out")
     return folder
