@@ -17,6 +17,7 @@ from unitx import embedding
 from unitx.errors import BadItem, UnitxError
 from unitx.model import Model
 from unitx.task import Answer, TaskInfo
+from unitx.tokenizers.image import ImageProcessor
 
 BOTH = TaskInfo("both", "classify", {"title": "text", "photo": "image"}, "kind", ["a", "b", "c"])
 ALSO = replace(CLASSES, name="also")
@@ -319,6 +320,19 @@ def test_of_several_tasks_the_one_that_reads_the_item_is_meant() -> None:
 def test_a_language_model_does_not_predict_labels() -> None:
     with pytest.raises(UnitxError, match=r"'stories' \(next_token\) does not predict labels"):
         small_model(STORIES).predict(["a"])
+
+
+def test_what_a_reader_did_not_think_of_is_one_bad_item(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(self: ImageProcessor, item: Any) -> Any:
+        return float("three") if item.size == (5, 5) else plain(self, item)
+
+    plain = ImageProcessor.read
+    monkeypatch.setattr(ImageProcessor, "read", read)
+    items = [picture(0), picture(1, 5, 5)]
+    with pytest.raises(BadItem, match=r"PIL image 5x5 RGB cannot be read: could not convert string to float: 'three'"):
+        small_model().embed(items)
+    with pytest.warns(UserWarning, match="1 of 2 items"):
+        assert np.isnan(small_model().embed(items, on_error="skip")[1]).all()
 
 
 def test_a_mistyped_path_is_no_text(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor, nn
 
-from unitx.errors import UnitxError
+from unitx.errors import BadItem, UnitxError
+from unitx.media import describe
 from unitx.tokens import Pieces
 
 LOCKS = [Lock() for _ in range(64)]  # an item's is found by its address
@@ -52,9 +53,16 @@ class Processor:
 
     def read_alone(self, item: Any) -> Any:
         """`read`, by one thread at a time for the same item: a picture that is opened lazily, or a file object, may
-        stand several times in a list, and two threads that read it at once break it."""
-        with LOCKS[id(item) // 16 % len(LOCKS)]:
-            return self.read(item)
+        stand several times in a list, and two threads that read it at once break it.
+
+        Raises:
+            BadItem: it cannot be read, also where `read` meets what its author did not think of.
+        """
+        try:
+            with LOCKS[id(item) // 16 % len(LOCKS)]:
+                return self.read(item)
+        except (TypeError, ValueError) as error:
+            raise BadItem(f"{describe(item)} cannot be read: {' '.join(str(error).split())}") from error
 
     def features(self, raw: Any) -> Any:
         """The numbers that pieces are cut from: ids, pixels, a spectrogram. What `read` let pass must have them."""
