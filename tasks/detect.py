@@ -269,7 +269,7 @@ class Detect(Task):
         ]
 
     def draw(self, item: Any, found: list[Any]) -> Any:
-        return draw_boxes(item, found)
+        return draw_boxes(item, found, self.info.labels)
 
     def sketches(self, model: Model, preparer: Preparer, drawn: list[Drawn]) -> list[Sketch]:
         """The pictures with the boxes that were found, and beside them those that are there."""
@@ -282,8 +282,9 @@ class Detect(Task):
             for each in objects
         ]
         rows: Any = zip(map(pictures.read, items), found, there, strict=True)
-        drawings = [[np.asarray(draw_boxes(picture, boxes)) / 255 for boxes in both] for picture, *both in rows]
-        return [Sketch(both, "found, and the truth") for both in drawings]
+        drawings = [[np.asarray(self.draw(picture, boxes)) / 255 for boxes in both] for picture, *both in rows]
+        names = [", ".join(sorted(each.label for each in boxes)) or "nothing" for boxes in there]
+        return [Sketch(both, f"found; truth: {truth}") for both, truth in zip(drawings, names, strict=True)]
 
     def score(self, outputs: Tensor, targets: Any) -> dict[str, float]:
         """COCO's mean average precision over overlaps of 0.5 to 0.95, and at 0.5 alone."""

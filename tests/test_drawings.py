@@ -13,7 +13,7 @@ from unitx.tasks.tag import Span
 def test_boxes_are_drawn_where_they_are() -> None:
     white = Image.new("RGB", (100, 50), "white")
     found = [Found("cat", 0.9, (0.5, 0.5, 0.9, 0.9)), Found("dog", 0.4, (0.1, 0.6, 0.3, 0.9))]
-    drawn = np.asarray(draw_boxes(white, found)).astype(int)
+    drawn = np.asarray(draw_boxes(white, found, ["cat", "dog"])).astype(int)
     zoom = drawn.shape[0] // 50
     assert drawn.shape == (50 * zoom, 100 * zoom, 3)
     for found_one in found:
@@ -23,7 +23,7 @@ def test_boxes_are_drawn_where_they_are() -> None:
         assert (edge < 255).any() and (middle == 255).all()
         assert (drawn[bottom, left:right] != 255).any(1).all()
     assert (drawn[:, : zoom * 5] == 255).all()
-    assert (np.asarray(draw_boxes(white, [])) == 255).all()
+    assert (np.asarray(draw_boxes(white, [], ["cat"])) == 255).all()
 
 
 def test_spans_of_a_sound_are_drawn_when_they_are() -> None:

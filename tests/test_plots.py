@@ -54,7 +54,7 @@ def test_the_lines_are_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert drawn == {"a/accuracy": [[10, 0.2], [20, 0.4]], "b/bits": [[20, 3.0]]}
 
 
-def test_losses_beside_scores_have_a_scale_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_small_scores_beside_large_ones_have_a_scale_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     figures: list[Figure] = []
     saved = Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), saved(self, *a, **k)))

@@ -11,11 +11,12 @@ from unitx.plots import COLOURS
 LINES = 12  # of a text that are drawn
 
 
-def draw_boxes(picture: Any, found: list[Any]) -> Any:
+def draw_boxes(picture: Any, found: list[Any], labels: list[str]) -> Any:
     """A picture (a path or PIL's) with the boxes of what was found in it, each in its name's colour, as a PIL picture.
 
     Args:
         found: answers of `detect`, with `label`, `score` and `box`.
+        labels: all that there are, for their colours.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -25,9 +26,9 @@ def draw_boxes(picture: Any, found: list[Any]) -> Any:
     zoom = max(1, round(480 / max(image.size)))  # that names can be read beside what is small
     image = image.resize((zoom * image.width, zoom * image.height), Image.Resampling.NEAREST)
     pen, size = ImageDraw.Draw(image), max(12, min(image.size) // 40)
-    font, names = ImageFont.load_default(size), sorted({answer.label for answer in found})
+    font = ImageFont.load_default(size)
     for answer in reversed(found):  # the surest on top
-        colour = COLOURS[names.index(answer.label) % len(COLOURS)]
+        colour = COLOURS[labels.index(answer.label) % len(COLOURS)]
         left, top, right, bottom = (side * of for side, of in zip(answer.box, image.size * 2, strict=True))
         pen.rectangle((left, top, right, bottom), outline=colour, width=max(2, size // 8))
         text = f"{answer.label} {answer.score:.2f}"

@@ -45,18 +45,22 @@ def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
 
 
 def _draw_scores(axes: Any, evaluations: list[dict[str, Any]], names: list[str], of_one: bool) -> None:
-    """Scores, and losses beside them dashed, on a scale of their own at the right; of one task without its name."""
-    losses = [name for name in names if name.endswith("/loss")]
-    right = axes.twinx() if 0 < len(losses) < len(names) else axes
+    """Scores, and dashed, on a scale of their own at the right, those that are less than a tenth of the largest; of one
+    task without its name."""
+    points = {
+        name: [(line["step"], line["held_out"][name]) for line in evaluations if name in line["held_out"]]
+        for name in names
+    }
+    heights = {name: max(abs(score) for _, score in points[name]) for name in names}
+    low = [name for name in names if heights[name] < max(heights.values()) / 10]
+    right = axes.twinx() if low else axes
     for number, name in enumerate(names):
-        points = [(line["step"], line["held_out"][name]) for line in evaluations if name in line["held_out"]]
         style: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "marker": "o", "markersize": 3}
-        style["label"] = name.partition("/")[2] if of_one else name
-        if name in losses and right is not axes:
-            style["linestyle"] = "--"
+        style |= {"label": name.partition("/")[2] if of_one else name, "linestyle": "--" if name in low else "-"}
+        (right if name in low else axes).plot(*zip(*points[name], strict=True), **style)
+        if name in low:
             axes.plot([], [], **style)  # for the legend
-        (right if name in losses else axes).plot(*zip(*points, strict=True), **style)
-    if right is not axes:
+    if low:
         right.spines[["top", "left"]].set_visible(False)
 
 
