@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from unitx.backbone import Linear
 from unitx.contrast import CONTRASTED, contrast, retrieval, stacked, views_of
-from unitx.data import labels_in, labels_of
 from unitx.distributed import batch_norm
 from unitx.errors import UnitxError
 from unitx.registry import register_task
+from unitx.source import labels_in, labels_of
 from unitx.task import Task, TaskInfo, TaskLoss
 from unitx.tokens import Example, Targets, Tokens, segment_mean
 
 if TYPE_CHECKING:
-    from unitx.data import Source
+    from unitx.source import Source
     from unitx.tokenizer import Processor
 
 

@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unitx.backbone import Linear
-from unitx.data import labels_in, labels_of
 from unitx.errors import UnitxError
 from unitx.pooling import Pooler, Pooling
 from unitx.registry import register_task
+from unitx.source import labels_in, labels_of
 from unitx.task import Task, TaskInfo, TaskLoss
 from unitx.tokens import Example, Targets, Tokens
 
 if TYPE_CHECKING:
-    from unitx.data import Source
+    from unitx.source import Source
     from unitx.tokenizer import Processor
 
 

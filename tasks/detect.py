@@ -24,8 +24,8 @@ from unitx.tokens import Example, Layout, Prepared, Targets, Tokens
 if TYPE_CHECKING:
     from unitx.augment import Augment
     from unitx.batches import Drawn, Preparer
-    from unitx.data import Source
     from unitx.model import Model
+    from unitx.source import Source
     from unitx.tokenizer import Processor
 
 FIRST_ROWS = 100  # whose boxes are looked at before a run

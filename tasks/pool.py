@@ -21,7 +21,7 @@ from unitx.words import WEIGHT, Said, heard_words, parse_words, word_contrast, w
 
 if TYPE_CHECKING:
     from unitx.augment import Augment
-    from unitx.data import Source
+    from unitx.source import Source
     from unitx.tokenizer import Processor, Tokenizer
 
 

@@ -19,7 +19,7 @@ from unitx.task import Answer, Task, TaskInfo, TaskLoss
 from unitx.tokens import Example, Targets, Tokens
 
 if TYPE_CHECKING:
-    from unitx.data import Source
+    from unitx.source import Source
     from unitx.tokenizer import Processor
 
 

@@ -28,8 +28,8 @@ from unitx.tokens import Example, Layout, Prepared, Targets, Tokens
 if TYPE_CHECKING:
     from unitx.augment import Augment
     from unitx.batches import Drawn, Preparer
-    from unitx.data import Source
     from unitx.model import Model
+    from unitx.source import Source
 
 NOWHERE = -1  # the label of tokens that stand for nothing of an item: begin and end of a text, filled-up silence
 HALF = 0.5  # the share of a token that a span must cover to be its label

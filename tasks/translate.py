@@ -11,7 +11,7 @@ from unitx.source import seen_cells
 from unitx.writing import Writer, chrf_and_bleu
 
 if TYPE_CHECKING:
-    from unitx.data import Source
+    from unitx.source import Source
     from unitx.task import TaskInfo
     from unitx.tokens import Example
 

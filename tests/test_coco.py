@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from small_models import picture
 
-from unitx.data import check_columns, open_source
+from unitx.columns import check_columns
+from unitx.data import open_source
 from unitx.errors import UnitxError
 
 TREE: dict[str, Any] = {

@@ -14,8 +14,10 @@ import pyarrow as pa
 import pytest
 
 from unitx import data
-from unitx.data import Source, TableSource, open_source, parse_reads
+from unitx.data import open_source, parse_reads
 from unitx.errors import UnitxError
+from unitx.source import Source
+from unitx.tables import TableSource
 
 RNG = np.random.default_rng(0)
 ROWS = [{"text": "one", "label": "a"}, {"text": "two", "label": None}]

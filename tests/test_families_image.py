@@ -19,7 +19,7 @@ from torch import Tensor
 
 from unitx import cli
 from unitx.errors import BadItem, UnitxError
-from unitx.index import model_identity
+from unitx.identity import model_identity
 from unitx.model import Model
 from unitx.towers import Towers
 

@@ -19,7 +19,7 @@ import unitx
 from unitx.checkpoint import checkpoints
 from unitx.config import SIZES
 from unitx.errors import UnitxError
-from unitx.index import model_identity
+from unitx.identity import model_identity
 from unitx.lora import has_lora
 from unitx.model import Model
 from unitx.recipe import Recipe, TaskRecipe

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unitx.data import check_columns, open_source, parse_reads
+from unitx.columns import check_columns
+from unitx.data import open_source, parse_reads
 from unitx.errors import UnitxError
 from unitx.recipe import load_recipe
 

@@ -18,7 +18,8 @@ from small_data import TINY
 import unitx
 from unitx.augment import Augment
 from unitx.batches import Feed, Preparer, Steps, data_loader
-from unitx.data import check_columns, open_source
+from unitx.columns import check_columns
+from unitx.data import open_source
 from unitx.errors import UnitxError
 from unitx.hub import DatasetSource, load_hub
 from unitx.recipe import Recipe, TaskRecipe

@@ -16,7 +16,8 @@ from PIL import Image
 import unitx.index
 from unitx.config import BackboneConfig
 from unitx.errors import BadItem, UnitxError
-from unitx.index import Index, model_identity
+from unitx.identity import model_identity
+from unitx.index import Index
 from unitx.model import Model
 from unitx.task import TaskInfo
 from unitx.tokenizers.audio import AudioProcessor

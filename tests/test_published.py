@@ -23,7 +23,7 @@ from unitx import cli
 from unitx.batches import Evaluation, Feed, Preparer
 from unitx.data import open_source
 from unitx.errors import BadItem, UnitxError
-from unitx.index import model_identity
+from unitx.identity import model_identity
 from unitx.model import Model
 from unitx.registry import FAMILIES, import_plugin
 from unitx.task import TaskInfo

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from small_models import CLASSES, SPACE, STORIES, batch_of, picture, small_model
 from torch import Tensor, nn
 
-from unitx.data import labels_in
 from unitx.errors import UnitxError
 from unitx.registry import register_task
 from unitx.report import evaluate
+from unitx.source import labels_in
 from unitx.task import Task, TaskInfo
 from unitx.tokens import Example, Tokens
 

@@ -25,11 +25,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from unitx.augment import Augment, mix_pictures
-from unitx.data import Source, check_columns, open_source, read_rows
+from unitx.columns import check_columns
+from unitx.data import open_source
 from unitx.errors import BadItem, UnitxError
 from unitx.media import DECODERS
 from unitx.registry import TASKS
-from unitx.source import is_recorded, is_stream
+from unitx.source import Source, is_recorded, is_stream, read_rows
 from unitx.task import TaskInfo
 from unitx.tokenizer import Processor
 from unitx.tokens import Batch, Example, Pieces, Prepared, Targets, collate

@@ -342,7 +342,7 @@ def _drawings(items: list[str], out: Path) -> list[Path]:
 
     from PIL import Image
 
-    from unitx.folders import check_writable
+    from unitx.paths import check_writable
 
     if len(items) == 1:
         if out.suffix.lower() not in Image.registered_extensions() or out.is_dir():
@@ -412,8 +412,8 @@ def _predict_rows(model: Any, arguments: argparse.Namespace) -> None:
     """A line of CSV for each row of the data: what it reads, as written, and answers, none where it cannot be read."""
     import numpy as np
 
-    from unitx.columns import unknown_to_data
-    from unitx.data import check_columns, open_source, parse_reads
+    from unitx.columns import check_columns, unknown_to_data
+    from unitx.data import open_source, parse_reads
     from unitx.embedding import predicting_task
     from unitx.source import ROW, MadeSource, file_column
 
@@ -520,7 +520,7 @@ def _check_text(item: str) -> None:
     Raises:
         UnitxError: it is written as a path is, or nearly as something that is there.
     """
-    from unitx.folders import near_path
+    from unitx.paths import near_path
 
     near = near_path(Path(os.path.expanduser(item)))
     if near or (os.sep in item and not any(character.isspace() for character in item)):
@@ -535,7 +535,7 @@ def _add_convert(verbs: Any) -> None:
 
 
 def _convert(arguments: argparse.Namespace) -> None:
-    from unitx.folders import check_writable
+    from unitx.paths import check_writable
 
     out = Path(arguments.out).expanduser()
     check_writable(out, str(out))

@@ -14,15 +14,15 @@ import numpy as np
 import pyarrow as pa
 
 from unitx.coco import read_coco
-from unitx.columns import check_columns, guess_reads
+from unitx.columns import guess_reads
 from unitx.errors import UnitxError
-from unitx.folders import near_path, read_folder, read_text_file
+from unitx.folders import read_folder, read_text_file
 from unitx.gettext import read_po
 from unitx.hub import DatasetSource, StreamSource, load_hub
 from unitx.media import SUFFIXES, suffix_modality
+from unitx.paths import near_path
 from unitx.recipe import is_world
-from unitx.source import Source, Subset, labels_in, labels_of, origin, read_rows
-from unitx.splits import split
+from unitx.source import Source
 from unitx.tables import (
     TABLES,
     TableSource,
@@ -31,22 +31,6 @@ from unitx.tables import (
     read_table,
     table_cells,
 )
-
-__all__ = [
-    "DatasetSource",
-    "Source",
-    "Subset",
-    "TableSource",
-    "check_columns",
-    "guess_reads",
-    "labels_in",
-    "labels_of",
-    "open_source",
-    "origin",
-    "parse_reads",
-    "read_rows",
-    "split",
-]
 
 WORLDS = {  # data that pip (or, of the stamps, apt) brings, opened by `world:NAME`
     "emoji": "unitx.worlds.emoji:EmojiWorld",

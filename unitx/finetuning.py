@@ -23,15 +23,7 @@ def prepare_base(recipe: Recipe, base: Model) -> Job:
     shape = [name for name, value in vars(recipe.model).items() if value is not None]
     if shape:
         raise UnitxError(f"model.{shape[0]} is of new models: a trained backbone keeps its shape")
-    frozen = [name.strip() for name in recipe.freeze.split(",") if name.strip()]
-    for modality in frozen:
-        if modality not in base.tokenizers:
-            raise UnitxError(f"--freeze {modality}: the model reads {', '.join(base.modalities)}")
-    if frozen and recipe.tune not in ("head", "lora"):
-        raise UnitxError(
-            f"--freeze {recipe.freeze} keeps what the backbone gives for it, and --tune {recipe.tune} would change it: "
-            "use --tune lora (adapters that the frozen modalities do not pass) or --tune head"
-        )
+    frozen = _frozen(recipe, base)
     fixed: set[str] = set()  # heads of the base that go on as they are
     learners: set[str] = set()  # modalities that learned the frozen space before, beside adapters, and go on
     if frozen and base.frozen == sorted(frozen):
@@ -72,6 +64,24 @@ def prepare_base(recipe: Recipe, base: Model) -> Job:
     if frozen and loose and recipe.tune == "lora":
         job.facts.append(f"not frozen: {', '.join(loose)}; the adapters change what the model gives for it")
     return job
+
+
+def _frozen(recipe: Recipe, base: Model) -> list[str]:
+    """The modalities to freeze.
+
+    Raises:
+        UnitxError: the model does not read one, or `tune` would change what it gives for them.
+    """
+    frozen = [name.strip() for name in recipe.freeze.split(",") if name.strip()]
+    for modality in frozen:
+        if modality not in base.tokenizers:
+            raise UnitxError(f"--freeze {modality}: the model reads {', '.join(base.modalities)}")
+    if frozen and recipe.tune not in ("head", "lora"):
+        raise UnitxError(
+            f"--freeze {recipe.freeze} keeps what the backbone gives for it, and --tune {recipe.tune} would change it: "
+            "use --tune lora (adapters that the frozen modalities do not pass) or --tune head"
+        )
+    return frozen
 
 
 def _in_its_space(recipe: Recipe, base: Model) -> Recipe:

@@ -12,26 +12,27 @@ from typing import Any
 import numpy as np
 
 from unitx.batches import Feed, Preparer, plan_rows, stretch_epochs
+from unitx.columns import check_columns, guess_reads
 from unitx.config import SIZES, size_of
-from unitx.data import (
-    HUB_NAME,
-    STREAM,
-    Source,
-    Subset,
-    check_columns,
-    guess_reads,
-    labels_in,
-    named_world,
-    open_source,
-    parse_reads,
-    split,
-)  # fmt: skip
+from unitx.data import HUB_NAME, STREAM, named_world, open_source, parse_reads
 from unitx.errors import BadItem, UnitxError
 from unitx.model import Model
 from unitx.recipe import Recipe, TaskRecipe, backbone_config, check, is_world, with_tuples
 from unitx.registry import TASKS, TOKENIZERS, import_plugin
-from unitx.source import MadeSource, file_column, is_answered, is_recorded, is_stream, name_of, origin, unseen
-from unitx.splits import files_of
+from unitx.source import (
+    MadeSource,
+    Source,
+    Subset,
+    file_column,
+    is_answered,
+    is_recorded,
+    is_stream,
+    labels_in,
+    name_of,
+    origin,
+    unseen,
+)
+from unitx.splits import files_of, split
 from unitx.task import Task, TaskInfo
 from unitx.tokenizer import Processor
 from unitx.writing import TEXT

@@ -18,8 +18,8 @@ from unitx.backbone import Backbone
 from unitx.config import BackboneConfig
 from unitx.distributed import several
 from unitx.errors import UnitxError
-from unitx.folders import near_path
 from unitx.lora import add_lora, gated, has_lora
+from unitx.paths import near_path
 from unitx.published import Folder, is_published, load_published
 from unitx.recipe import FORMAT, from_dict, with_tuples
 from unitx.registry import TASKS, TOKENIZERS

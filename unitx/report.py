@@ -19,18 +19,18 @@ import numpy as np
 from torch import Tensor
 
 from unitx.batches import EVALUATION, Feed, Notes, Preparer, plan_rows, read_examples
-from unitx.columns import unknown_to_data
-from unitx.data import Source, Subset, check_columns, labels_in, open_source
+from unitx.columns import check_columns, unknown_to_data
+from unitx.data import open_source
 from unitx.embedding import predicting_task
 from unitx.errors import BadItem, UnitxError
 from unitx.evaluation import class_rates, task_outputs
-from unitx.folders import check_writable
 from unitx.media import describe
 from unitx.model import Model
+from unitx.paths import check_writable
 from unitx.plots import draw_sketches
 from unitx.registry import TASKS
 from unitx.report_picture import draw_report, title_of
-from unitx.source import MadeSource, is_answered, is_recorded, name_of, seen_cells, unseen
+from unitx.source import MadeSource, Source, Subset, is_answered, is_recorded, labels_in, name_of, seen_cells, unseen
 from unitx.task import Task, TaskInfo
 
 SEED = 0  # of made data; the rows of other data are all scored, in order

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unitx.errors import UnitxError
-from unitx.index import model_identity
+from unitx.identity import model_identity
 from unitx.model import Model
 
 TOKENS = 512  # that a sentence of `batch_size` is counted as: 32 of them are what `Model.embed` takes at once

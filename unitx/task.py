@@ -19,8 +19,8 @@ from unitx.tokens import Example, Prepared, Targets, Tokens
 if TYPE_CHECKING:
     from unitx.augment import Augment
     from unitx.batches import Drawn, Preparer
-    from unitx.data import Source
     from unitx.model import Model
+    from unitx.source import Source
     from unitx.tokenizer import Processor
 
 

@@ -13,9 +13,9 @@ from unitx.checkpoint import checkpoints
 from unitx.distributed import on_cpus
 from unitx.errors import UnitxError
 from unitx.finetuning import prepare_base
-from unitx.folders import check_writable
 from unitx.job import Job, build_job
 from unitx.model import Model
+from unitx.paths import check_writable
 from unitx.recipe import Recipe, in_memory, load_recipe, update
 from unitx.registry import import_plugin
 from unitx.trainer import Run, Trainer

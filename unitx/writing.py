@@ -21,8 +21,8 @@ from unitx.tokens import Example, Pieces, Prepared, Targets, Tokens, line_positi
 
 if TYPE_CHECKING:
     from unitx.batches import Drawn, Preparer
-    from unitx.data import Source
     from unitx.model import Model
+    from unitx.source import Source
     from unitx.tokenizer import Processor
 
 TEXT = "text"  # the modality that is written
