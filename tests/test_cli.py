@@ -492,6 +492,11 @@ def test_of_several_tasks_the_one_for_the_item_is_meant(tmp_path: Path, capsys: 
     for item, labels in (("nice", texts.labels), (str(tmp_path / "a.png"), pictures.labels)):
         assert cli.main(["predict", folder, item]) == 0
         assert capsys.readouterr().out.split("\t")[1].split()[0] in labels
+    ask = TaskInfo("ask", "classify", {"image": "image", "question": "text"}, "to", ["yes", "no"])
+    folder = str(small_model(ask, pictures).save_pretrained(tmp_path / "asking"))
+    for cells, labels in ([], pictures.labels), (["--with", "question=is it?"], ask.labels):
+        assert cli.main(["predict", folder, str(tmp_path / "a.png"), *cells]) == 0
+        assert capsys.readouterr().out.split("\t")[1].split()[0] in labels
     both = small_model(texts, replace(texts, name="other"))
     with pytest.raises(UnitxError, match="2 tasks of the model could be meant"):
         both.predict(["nice"])
