@@ -283,6 +283,12 @@ def test_rows_without_an_answer_count_nowhere() -> None:
         assert rare.info.weight / kind.info.weight == pytest.approx(len(rare.source) / 360)
 
 
+def test_a_column_is_read_as_something() -> None:
+    rows = [{"review": row["text"], "label": row["label"]} for row in text_rows(12)]
+    with pytest.raises(UnitxError, match="--reads review: say as what the column is read, such as review:text"):
+        build_job(recipe(replace(CLASSIFY, reads="review"), data=rows))
+
+
 def test_answers_are_not_read() -> None:
     with pytest.raises(UnitxError, match="task 'mine' reads 'label', which holds the answers: leave it out of --reads"):
         build_job(recipe(replace(CLASSIFY, reads="text,label:text"), data=text_rows(12)))

@@ -89,6 +89,16 @@ def test_what_is_no_row_is_named(item: object, says: str) -> None:
         fitted().prepare(item)
 
 
+@pytest.mark.parametrize("given", ["id", ("id",), ["id", "hint"]])
+def test_a_column_may_be_left_out(given: object) -> None:
+    rows = [{"id": i, "b": 1.5 * i, "hint": "x", "a": "red"} for i in range(4)]
+    processor = TableProcessor.fit({"leave_out": given}, iter(rows))
+    assert processor.columns == (["b", "a"] if "hint" in given else ["b", "hint", "a"])
+    assert len(processor.prepare(rows[0])) == len(processor.columns)
+    with pytest.raises(UnitxError, match="leave_out names idd; the table has id, b, hint, a"):
+        TableProcessor.fit({"leave_out": "idd"}, iter(rows))
+
+
 def test_a_table_needs_columns() -> None:
     with pytest.raises(UnitxError, match="a table needs a column"):
         TableProcessor.fit({}, iter(["text", None]))

@@ -39,6 +39,7 @@ class TableProcessor(Processor):
 
     numbers: tuple[tuple[str, float, float], ...] = ()
     names: tuple[tuple[str, tuple[str, ...]], ...] = field(default=(), repr=False)
+    fit_options = ("leave_out",)
 
     def __post_init__(self) -> None:
         # A configuration read from JSON brings lists.
@@ -49,13 +50,19 @@ class TableProcessor(Processor):
 
     @classmethod
     def fit(cls, options: dict[str, Any], items: Iterator[Any]) -> TableProcessor:
-        """Learn the columns: of numbers where all filled cells are numbers, of names else. All of a row are read,
-        unless `max_tokens` says otherwise."""
+        """Learn the columns, but for those of `leave_out` (an id, what gives the answer away): of numbers where all
+        filled cells are numbers, of names else. All of a row are read, unless `max_tokens` says otherwise."""
+        options = dict(options)
+        given = options.pop("leave_out", ())
+        left_out = {str(name) for name in ((given,) if isinstance(given, str | int) else given)}
         if options.keys() & {"numbers", "names"}:
             return cls(**options)
         rows = [item for item in islice(items, LOOKED_AT) if isinstance(item, Mapping)]
+        columns = dict.fromkeys(column for row in rows for column in row)
+        if unknown := sorted(left_out - columns.keys()):
+            raise UnitxError(f"leave_out names {', '.join(unknown)}; the table has {', '.join(columns)}")
         numbers, names = [], []
-        for column in dict.fromkeys(column for row in rows for column in row):
+        for column in [column for column in columns if column not in left_out]:
             cells = [row[column] for row in rows if row.get(column) is not None]
             read = [(cell, _number(cell)) for cell in cells]
             found = [number for _, number in read if number is not None]

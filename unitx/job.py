@@ -286,6 +286,10 @@ def _open_task(recipe: Recipe, task: TaskRecipe, shared: Shared, known: TaskInfo
     multi = replace(known, options=options).multi_label
     source = open_source(given, reads, label, recipe.seed)
     reads = reads or guess_reads(source, label)
+    for column, modality in reads.items():
+        if column == modality and modality not in TOKENIZERS.names():
+            raise UnitxError(f"--reads {column}: say as what the column is read, such as {column}:text")
+        TOKENIZERS.get(modality)
     tests = None if test is None else unseen(open_source(test, reads, label))
     for part in (source, tests):
         if part is not None and len(part):
@@ -307,10 +311,6 @@ def _open_task(recipe: Recipe, task: TaskRecipe, shared: Shared, known: TaskInfo
         shared.facts.append(f"task '{name}' is judged on the {tests.part} part of {name_of(tests)}: {made} data")
     uncertain = recipe.loss_weighting == "uncertainty"
     info = replace(known, reads=reads, label=label, weight=task.weight, uncertain=uncertain, options=options)
-    for column, modality in info.reads.items():
-        if column == modality and modality not in TOKENIZERS.names():
-            raise UnitxError(f"--reads {column}: say as what the column is read, such as {column}:text")
-        TOKENIZERS.get(modality)
     if label in info.reads and _asks(kind):
         raise UnitxError(f"task '{name}' reads '{label}', which holds the answers: leave it out of --reads")
     info = kind.fit(info, source)

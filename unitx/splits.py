@@ -56,10 +56,10 @@ def split(
         if choice.among(groups):
             break
     else:
-        alone = label and len({name for names in labels for name in names}) == sum(map(len, labels)) > 2
+        values = len({name for names in labels for name in names})
         why = (
-            f"each has a value of its own in '{label}'; numbers are for the recipe regress"
-            if alone
+            f"'{label}' has {values:,} values in them; numbers are for the recipe regress"
+            if 2 * values > n > 2
             else "they share items, or are the only ones of their class"
         )
         raise UnitxError(
