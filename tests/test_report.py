@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 from sklearn.metrics import precision_recall_fscore_support
+from small_models import picture, small_model
 
 import unitx
 from unitx.config import BackboneConfig
@@ -215,6 +216,16 @@ def test_rows_for_which_no_label_holds_can_be_scored(text_model: Model, tmp_path
     assert report.scored == 5
     assert all(math.isnan(row["average_precision"]) for row in report.classes)
     assert (tmp_path / "report.png").is_file()
+
+
+def test_of_several_tasks_the_one_whose_columns_the_data_have_is_meant() -> None:
+    tone = TaskInfo("tone", "classify", {"text": "text"}, "tone", ["good", "bad"])
+    kind = TaskInfo("kind", "classify", {"photo": "image"}, "kind", ["cat", "dog"])
+    model = small_model(tone, kind)
+    assert evaluate(model, [{"text": "a", "tone": "good"}]).task == "tone"
+    assert evaluate(model, [{"photo": picture(0), "kind": "cat"}]).task == "kind"
+    with pytest.raises(UnitxError, match="2 tasks of the model could be meant"):
+        evaluate(model, [{"text": "a", "photo": picture(0), "tone": "good", "kind": "cat"}])
 
 
 def test_twenty_mistakes_at_most_are_shown_the_surest_first() -> None:

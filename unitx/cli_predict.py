@@ -19,6 +19,7 @@ from unitx.embedding import predicting_task
 from unitx.errors import BadItem, UnitxError
 from unitx.media import is_missing_file, modality_of, named_file
 from unitx.paths import check_writable
+from unitx.report import task_for
 from unitx.source import ROW, MadeSource, file_column
 from unitx.task import Task
 
@@ -136,7 +137,7 @@ def _column_of(info: Any, item: str, given: dict[str, str]) -> str:
 
 def predict_rows(model: Any, arguments: argparse.Namespace) -> None:
     """A line of CSV for each row of the data: what it reads, as written, and answers, none where it cannot be read."""
-    task = arguments.task or predicting_task(model)
+    task = arguments.task or task_for(model, arguments.data)
     info = model.head(task).info
     if arguments.reads:
         info = model.head(task).info = replace(info, reads=parse_reads(arguments.reads))

@@ -124,7 +124,7 @@ def evaluate(
     Args:
         model: a model, or a run's or a model's folder.
         data: as for `train`; all of it is scored.
-        task: may be left out where the model has one task, or one that classifies.
+        task: may be left out where the model has one task, one that classifies, or one whose columns the data have.
         reads: column → modality, where the columns are called otherwise than in the training data.
         label: the column that holds the answer, likewise.
         folder: where the report goes; by default `evaluation` in the folder given as `model`, and nowhere for a model
@@ -140,7 +140,7 @@ def evaluate(
     out = None if folder is None else Path(folder).expanduser()
     if out is not None:
         check_writable(out, f"the report's folder {out}")
-    head = copy(model.head(task or predicting_task(model)))
+    head = copy(model.head(task or task_for(model, data)))
     head.info = info = replace(head.info, reads=reads or head.info.reads, label=label or head.info.label)
     _check_modalities(model, info)
     source = unseen(open_source(data, info.reads, info.label))
@@ -170,6 +170,21 @@ def evaluate(
         _write(report)
         _draw(report, model, head, feed, preparer, [mistake.row for mistake in mistakes])
     return report
+
+
+def task_for(model: Model, data: Any) -> str:
+    """The task that is meant where none is named (`predicting_task`), of several the one whose columns the data have.
+
+    Raises:
+        UnitxError: it is not plain.
+    """
+    try:
+        return predicting_task(model)
+    except UnitxError:
+        if not model.tasks:
+            raise
+        source = open_source(data, model.head(model.tasks[0]).info.reads)  # any: its columns alone are looked at
+        return predicting_task(model, [dict.fromkeys(source.columns)])
 
 
 def _check_modalities(model: Model, info: TaskInfo) -> None:
