@@ -1,4 +1,4 @@
-"""The data that a run learns from: opened, whatever the user gave, and the names to import for working with it."""
+"""The data that a run learns from: opened, whatever the user gave."""
 
 from __future__ import annotations
 
