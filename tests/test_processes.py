@@ -11,19 +11,24 @@ import pytest
 from unitx.worlds.processes import ProcessLock, parallel
 
 
+def square(job: int) -> tuple[int, int]:
+    return job * job, os.getpid()
+
+
+def fail_at_three(job: int) -> float:
+    return 1 / (job - 3)
+
+
 def test_jobs_come_back_in_order_whoever_did_them() -> None:
-    found = parallel(lambda job: (job * job, os.getpid()), range(40), "squares")
+    found = parallel(square, range(40), "squares")
     assert [square for square, _ in found] == [job * job for job in range(40)]
     several = sys.platform == "linux" and len(os.sched_getaffinity(0)) > 1
     assert ({process for _, process in found} == {os.getpid()}) != several
 
 
 def test_the_error_of_a_job_is_the_whole_works() -> None:
-    def fail(job: int) -> int:
-        return 1 // (job - 3)
-
     with pytest.raises(ZeroDivisionError):
-        parallel(fail, range(8), "dividing")
+        parallel(fail_at_three, range(8), "dividing")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
