@@ -40,7 +40,8 @@ Sequences = list[list[tuple[str, Any]] | BadItem]  # the (modality, item) pairs 
 BEAMS = 4  # texts that are followed at once where the likeliest is asked for
 CHUNK = 1024  # items read and sorted by length at once
 GROUP = 16  # items that a thread reads in one go at most: handing over one by one costs as much as a short text
-READERS = min(32, max(DECODERS, os.cpu_count() or 1))  # threads; here, other than in workers, they have the machine
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+READERS = min(32, max(DECODERS, CORES))  # threads; here, other than in workers, they have the machine
 
 
 @torch.inference_mode()
