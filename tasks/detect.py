@@ -278,7 +278,11 @@ class Detect(Task):
         found = model.predict(items, self.info.name, on_error="skip")
         objects = [one.example.target for one in drawn]
         there = [
-            [Found(self.info.labels[i], 1.0, tuple(box)) for box, i in zip(each.boxes, each.names, strict=True)]
+            [
+                Found(self.info.labels[i], 1.0, tuple(box))
+                for box, i, crowd in zip(each.boxes, each.names, each.crowds, strict=True)
+                if not crowd
+            ]
             for each in objects
         ]
         rows: Any = zip(map(pictures.read, items), found, there, strict=True)

@@ -436,17 +436,29 @@ def test_a_recipe_is_printed_as_a_start_for_ones_own(tmp_path: Path, capsys: pyt
     (tmp_path / "mine.yaml").write_text(capsys.readouterr().out, "utf-8")
     assert load_recipe(tmp_path / "mine.yaml") == load_recipe("everything")
     assert "did you mean 'everything'" in error_of(capsys, "recipes", "everithing")
+    assert "there is no recipe" in error_of(capsys, "recipes", str(tmp_path / "mine.yaml"))
 
 
-def test_a_model_behind_a_recipe_is_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_behind_a_recipe_is_told_apart(
+    tmp_path: Path, trained: list, capsys: pytest.CaptureFixture[str]
+) -> None:
     says = error_of(capsys, "finetune", "image-classify", str(tmp_path))
-    assert f"name the model first: unitx finetune {tmp_path} image-classify" in says
+    assert f"name the model first: unitx finetune {tmp_path} image-classify" in says and not trained
+    assert cli.main(["finetune", "senses", str(tmp_path)]) == 0  # a model comes along under the recipe's name
+    assert trained == [("finetune", "senses", str(tmp_path), {})]
 
 
-def test_what_holds_several_items_is_for_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    table = write_table(tmp_path / "table.csv", [{"text": "a"}])
-    for several in (table, str(tmp_path)):
-        assert f"name it with --data {several}" in error_of(capsys, "predict", "no-such-run", several)
+def test_what_holds_several_items_is_for_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = TaskInfo("tone", "classify", {"text": "text"}, "tone", ["good", "bad"])
+    reader, seer = (str(small_model(info).save_pretrained(tmp_path / info.name)) for info in (texts, CLASSES))
+    table, folder = write_table(tmp_path / "table.csv", [{"text": "a"}]), tmp_path / "dogs"
+    folder.mkdir()
+    monkeypatch.chdir(tmp_path)
+    for model, several in ((reader, table), (reader, "./dogs"), (seer, str(folder)), (seer, "dogs")):
+        assert f"name it with --data {several}" in error_of(capsys, "predict", model, several)
+    assert cli.main(["predict", reader, "dogs"]) == 0  # a text as any other
 
 
 def test_columns_of_other_names_are_read_as_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -456,6 +468,20 @@ def test_columns_of_other_names_are_read_as_said(tmp_path: Path, capsys: pytest.
     assert "--reads" in error_of(capsys, "predict", folder, "--data", table)
     assert cli.main(["predict", folder, "--data", table, "--reads", "review:text"]) == 0
     assert capsys.readouterr().out.splitlines()[0] == "row,review,label,score"
+    says = error_of(capsys, "predict", folder, "--data", table, "--reads", "review:video")
+    assert "'review' cannot be read as video: the model reads audio, image, text" in says
+
+
+def test_the_task_is_chosen_by_what_is_to_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kind = TaskInfo("kind", "classify", {"image": "image"}, "kind", ["cat", "dog"])
+    mood = TaskInfo("mood", "classify", {"text": "text"}, "mood", ["good", "bad"])
+    folder = str(small_model(kind, mood).save_pretrained(tmp_path / "model"))
+    picture(0).save(tmp_path / "a.png")
+    table = write_table(tmp_path / "table.csv", [{"photo": "a.png", "text": "it shows a cat"}])
+    for reads, labels in (("photo:image", kind.labels), ("text:text", mood.labels)):
+        assert cli.main(["predict", folder, "--data", table, "--reads", reads]) == 0
+        (row,) = csv.DictReader(capsys.readouterr().out.splitlines())
+        assert row["label"] in labels
 
 
 def test_answers_do_not_hide_columns_of_their_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -479,7 +505,7 @@ def test_what_is_not_there_is_no_text_where_it_looks_like_a_path(
         says = error_of(capsys, "embed", folder, item, "-o", "all.parquet")
         assert hint in says and "--modality text" in says
     assert cli.main(["embed", folder, "phots", "cats/dogs", "-o", "all.parquet", "--modality", "text"]) == 0
-    assert cli.main(["embed", folder, "cat", "either / or", "-o", "all.parquet"]) == 0
+    assert cli.main(["embed", folder, "cat", "either / or", "word " * 70 + "and/or", "-o", "all.parquet"]) == 0
     capsys.readouterr()
     assert "name it all.parquet" in error_of(capsys, "embed", folder, "cat", "-o", "all.csv")
 

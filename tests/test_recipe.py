@@ -222,3 +222,22 @@ def test_an_unknown_recipe_lists_those_that_there_are() -> None:
         load_recipe("cooking")
     with pytest.raises(UnitxError, match=r"no recipe 'sense': did you mean 'senses'\?"):
         load_recipe("sense")
+
+
+def test_options_of_plugins_are_read_as_far_as_their_types_are_known() -> None:
+    @dataclasses.dataclass
+    class Listed:
+        names: list[str]
+        exact: bool = False
+
+    found = from_dict(Listed, {"names": ("a", "b"), "exact": np.bool_(True)}, "plugin")
+    assert found.names == ("a", "b") and found.exact
+    with pytest.raises(UnitxError, match="plugin: names is 'a'; it must be a list"):
+        from_dict(Listed, {"names": "a"}, "plugin")
+
+    @dataclasses.dataclass
+    class Unknown:
+        count: int = 1
+        weights: NotImportedHere | None = None  # noqa: F821  # type: ignore[name-defined]
+
+    assert from_dict(Unknown, {"count": 2}, "plugin").count == 2

@@ -198,7 +198,7 @@ def average_precision(scores: list[float], truth: list[bool]) -> float:
 def test_rates_of_any_number_of_classes_that_may_hold_together(names: list[str]) -> None:
     rng = np.random.default_rng(0)
     truth, outputs = rng.random((50, len(names))) < 0.4, torch.tensor(rng.normal(size=(50, len(names))))
-    head = SimpleNamespace(info=SimpleNamespace(labels=names, multi_label=True))
+    head = SimpleNamespace(info=SimpleNamespace(labels=names), multi_label=True)
     classes, _ = class_scores(head, outputs, torch.tensor(truth).float())
     for i, row in enumerate(classes):
         expected = precision_recall_fscore_support(truth[:, i], outputs[:, i] > 0, average="binary")[:3]
@@ -229,7 +229,7 @@ def test_of_several_tasks_the_one_whose_columns_the_data_have_is_meant() -> None
 
 
 def test_twenty_mistakes_at_most_are_shown_the_surest_first() -> None:
-    head = SimpleNamespace(info=SimpleNamespace(labels=["a", "b"], multi_label=False))
+    head = SimpleNamespace(info=SimpleNamespace(labels=["a", "b"]), multi_label=False)
     head.probabilities = lambda outputs: outputs.softmax(-1)
     outputs = torch.stack([torch.zeros(30), torch.arange(1.0, 31.0) / 10], dim=1)  # all say "b"
     mistakes = worst_mistakes(head, outputs, torch.tensor([[1.0, 0.0]]).repeat(30, 1), list(range(30)))
@@ -355,7 +355,7 @@ def made_report(classes: int, multi: bool, folder: Path) -> Report:
     torch.manual_seed(0)
     kinds = ("cat", "$x^2$ for $", "a rather long name of a class", "two\nlines")
     names = [f"{kinds[i % 4]} {i}" for i in range(classes)]
-    head = SimpleNamespace(info=SimpleNamespace(labels=names, multi_label=multi))
+    head = SimpleNamespace(info=SimpleNamespace(labels=names), multi_label=multi)
     head.probabilities = lambda outputs: outputs.sigmoid() if multi else outputs.softmax(-1)
     truth = torch.nn.functional.one_hot(torch.arange(classes).repeat(8), classes).float()
     outputs = 6 * truth * torch.rand(classes) + torch.randn(len(truth), classes)

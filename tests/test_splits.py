@@ -203,6 +203,12 @@ def test_a_source_that_says_no_reads_is_split_by_rows():
     assert len(split(Made())[1]) == 3
 
 
+def test_what_rows_share_is_told_before_their_classes():
+    rows = [{"text": "the same", "kind": kind} for kind in ("x", "y", "z")]
+    with pytest.raises(UnitxError, match="they share items, or are the only ones of their class"):
+        split(table(rows, text="text"), "kind")
+
+
 def test_a_value_of_its_own_in_every_row_is_no_class():
     rows = [{"text": f"text {i}", "price": f"{i}.5"} for i in range(9)]
     with pytest.raises(UnitxError, match=r"\('price' has 9 values in them; numbers are for the recipe regress"):

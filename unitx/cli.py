@@ -18,7 +18,7 @@ import yaml
 
 import unitx
 from unitx.errors import UnitxError
-from unitx.recipe import CHOICES, Recipe, load_recipe, shipped
+from unitx.recipe import CHOICES, Recipe, no_recipe, shipped
 
 USER_MISTAKE = 2  # exit status
 
@@ -179,7 +179,8 @@ def _value(name: str, text: str) -> Any:
 
 def _recipes(arguments: argparse.Namespace) -> None:
     if arguments.name:
-        load_recipe(arguments.name)  # which says what is wrong with the name
+        if arguments.name not in shipped():
+            raise no_recipe(arguments.name)
         print((resources.files("unitx") / "recipes" / f"{arguments.name}.yaml").read_text("utf-8"), end="")
         return
     for name, about in shipped().items():
@@ -199,7 +200,10 @@ def _train(arguments: argparse.Namespace) -> None:
 
 def _finetune(arguments: argparse.Namespace) -> None:
     if arguments.model in shipped() and Path(arguments.recipe).expanduser().is_dir():
-        raise UnitxError(f"name the model first: unitx finetune {arguments.recipe} {arguments.model}")
+        from unitx.model import shipped_models
+
+        if arguments.model not in shipped_models():
+            raise UnitxError(f"name the model first: unitx finetune {arguments.recipe} {arguments.model}")
     from unitx.training import finetune
 
     _print_run(finetune(arguments.model, arguments.recipe, **arguments.given))
@@ -288,9 +292,6 @@ def _add_predict(verbs: Any) -> None:
 def _predict(arguments: argparse.Namespace) -> int | None:
     if bool(arguments.items) == bool(arguments.data):
         raise UnitxError("name files or texts, or a table with --data TABLE; see unitx predict --help")
-    for item in arguments.items:
-        if _holds_rows(item):
-            raise UnitxError(f"{item} holds several items: name it with --data {item}")
     model = _load(arguments)
     from unitx.cli_predict import predict, predict_rows
 
@@ -300,13 +301,6 @@ def _predict(arguments: argparse.Namespace) -> int | None:
         return None
     _name_texts(arguments.items)
     return None if predict(model, arguments) else USER_MISTAKE
-
-
-def _holds_rows(item: str) -> bool:
-    from unitx.tables import TABLES
-
-    path = os.path.expanduser(item)
-    return os.path.isdir(path) or (os.path.splitext(path)[1].lower() in TABLES and os.path.isfile(path))
 
 
 def _name_texts(items: Sequence[str]) -> None:

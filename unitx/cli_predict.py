@@ -19,9 +19,11 @@ from unitx.embedding import predicting_task
 from unitx.errors import BadItem, UnitxError
 from unitx.media import is_missing_file, modality_of, named_file
 from unitx.paths import check_writable
-from unitx.report import task_for
+from unitx.report import check_modalities, task_for
 from unitx.source import ROW, MadeSource, file_column
-from unitx.task import Task
+from unitx.tables import TABLES
+from unitx.task import Task, TaskInfo
+from unitx.writing import TEXT
 
 
 def predict(model: Any, arguments: argparse.Namespace) -> bool:
@@ -35,6 +37,9 @@ def predict(model: Any, arguments: argparse.Namespace) -> bool:
     given = cells_of(arguments.cells)
     task = arguments.task or predicting_task(model, [given] if given else arguments.items)
     head = model.head(task)
+    for item in arguments.items:
+        if _holds_items(item, head.info):
+            raise UnitxError(f"{item} holds several items: name it with --data {item}")
     if arguments.draw and type(head).draw is Task.draw:
         head.draw(None, [])  # which says that it cannot
     files = _drawings(arguments.items, Path(arguments.draw).expanduser()) if arguments.draw else []
@@ -47,6 +52,14 @@ def predict(model: Any, arguments: argparse.Namespace) -> bool:
     if arguments.draw:
         _draw(head, arguments.items, answers, [None if bad else file for bad, file in zip(unread, files, strict=True)])
     return not all(unread)
+
+
+def _holds_items(item: str, info: TaskInfo) -> bool:
+    """Whether it is a table or a folder, and not a text that is called as a folder is."""
+    path = os.path.expanduser(item)
+    if os.path.isdir(path):
+        return os.sep in item or TEXT not in info.reads.values()
+    return os.path.splitext(path)[1].lower() in TABLES and os.path.isfile(path)
 
 
 def cells_of(written: list[str]) -> dict[str, str]:
@@ -137,10 +150,10 @@ def _column_of(info: Any, item: str, given: dict[str, str]) -> str:
 
 def predict_rows(model: Any, arguments: argparse.Namespace) -> None:
     """A line of CSV for each row of the data: what it reads, as written, and answers, none where it cannot be read."""
-    task = arguments.task or task_for(model, arguments.data)
-    info = model.head(task).info
-    if arguments.reads:
-        info = model.head(task).info = replace(info, reads=parse_reads(arguments.reads))
+    reads = parse_reads(arguments.reads) if arguments.reads else None
+    task = arguments.task or task_for(model, arguments.data, reads)
+    info = model.head(task).info = replace(model.head(task).info, reads=reads or model.head(task).info.reads)
+    check_modalities(model, info)
     source, rng = open_source(arguments.data, info.reads, info.label), np.random.default_rng(0)
     for note in check_columns(source, info.reads) + unknown_to_data(source, info.reads, model.processors):
         print(f"unitx: {note}", file=sys.stderr)

@@ -183,8 +183,17 @@ def predict_proba(
 
 
 def predicting_task(model: Model, items: Sequence[Any] = ()) -> str:
-    """The name of the task that is meant where none is named: the only one, the only classifier, or where there is none
-    the only one that writes; of several the only one that can read the first of the items.
+    """The name of the task that is meant where none is named (see `choose_task`): that can read the first item.
+
+    Raises:
+        UnitxError: it is not plain.
+    """
+    return choose_task(model, lambda head: all(_is_for(head, item) for item in items[:1]))
+
+
+def choose_task(model: Model, fits: Callable[[Task], bool]) -> str:
+    """The name of the only task there is, of the only classifier, or where there is none of the only one that writes;
+    of several the only one that `fits`.
 
     Raises:
         UnitxError: it is not plain.
@@ -194,7 +203,8 @@ def predicting_task(model: Model, items: Sequence[Any] = ()) -> str:
     heads = [model.head(name) for name in model.tasks]
     writes = any(head.writes for head in heads) and not any(head.classifies for head in heads)
     does = "writes" if writes else "classifies"
-    able = [head for head in heads if getattr(head, does) and all(_is_for(head, item) for item in items[:1])]
+    able = [head for head in heads if getattr(head, does)]
+    able = [head for head in able if fits(head)] if len(able) > 1 else able
     return able[0].info.name if len(able) == 1 else model.only_task(does)
 
 
@@ -379,7 +389,7 @@ def _task_parts(head: Task, item: Any) -> list[tuple[str, Any]]:
         modalities = {cast(str, given)}
     if len(modalities) > 1 or (head.writes and len(info.reads) > 1):
         wants = ", ".join(f"'{column}': …" for column in info.reads)
-        item_of_all = f"give each item as {{{wants}}}, or the others with --with"
+        item_of_all = f"give each item as {{{wants}}}, on the command line the others by --with"
         raise UnitxError(f"task '{info.name}' reads several columns: {item_of_all}")
     modality = modalities.pop()
     if is_missing_file(item):

@@ -276,7 +276,7 @@ class Model(nn.Module):
         return found
 
     def tie(self) -> None:
-        """Give heads that share weights with a tokenizer those (`Task.share`)."""
+        """Give heads that share weights with a tokenizer those (`Task.tie_weights`)."""
         for task in self.tasks:
             self.head(task).tie_weights(self.tokenizers)
 

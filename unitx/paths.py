@@ -24,6 +24,6 @@ def check_writable(folder: Path, what: str) -> None:
 
 def near_path(path: Path) -> Path | None:
     """Something that lies in the same folder under nearly the same name."""
-    names = os.listdir(path.parent) if path.parent.is_dir() else []
+    names = os.listdir(path.parent) if os.path.isdir(path.parent) else []
     near = difflib.get_close_matches(path.name, names, 1, 0.8)
     return path.parent / near[0] if near else None

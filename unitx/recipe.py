@@ -173,6 +173,13 @@ def shipped() -> dict[str, str]:
     return found
 
 
+def no_recipe(name: str) -> UnitxError:
+    """What to say of a name that no recipe has."""
+    close = difflib.get_close_matches(name, shipped(), 1)
+    hint = f"did you mean '{close[0]}'?" if close else f"give a YAML file or one of {', '.join(shipped())}"
+    return UnitxError(f"there is no recipe '{name}': {hint}")
+
+
 def load_recipe(source: str | Path | Recipe) -> Recipe:
     """A recipe by name (one that ships), by the path of a YAML file or of a run's folder, or as it is.
 
@@ -192,9 +199,7 @@ def load_recipe(source: str | Path | Recipe) -> Recipe:
     elif str(source) in shipped():
         text, name = (files("unitx") / "recipes" / f"{source}.yaml").read_text("utf-8"), str(source)
     else:
-        close = difflib.get_close_matches(str(source), shipped(), 1)
-        hint = f"did you mean '{close[0]}'?" if close else f"give a YAML file or one of {', '.join(shipped())}"
-        raise UnitxError(f"there is no recipe '{source}': {hint}")
+        raise no_recipe(str(source))
     try:
         tree = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
@@ -234,7 +239,15 @@ def with_tuples(options: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
 
 
-_kinds = cache(get_type_hints)
+@cache
+def _kinds(cls: type) -> dict[str, Any]:
+    """The types of its fields; of a plugin whose types are not there when it runs (TYPE_CHECKING) nothing is known."""
+    try:
+        return get_type_hints(cls)
+    except NameError:
+        return {f.name: Any for f in fields(cls)}
+
+
 KINDS = {
     bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list", dict: "fields",
     NoneType: "nothing",
@@ -252,7 +265,8 @@ def _as_kind(kind: Any, value: Any, where: str) -> Any:
     number = _number(value) if int in kinds or float in kinds else None
     if number is not None and (float in kinds or float(number).is_integer()):
         return float(number) if float in kinds else int(number)
-    if isinstance(value, tuple(k for k in kinds if k not in (int, float))):
+    others = tuple(k for k in kinds if k not in (int, float)) + ((tuple,) if list in kinds else ())
+    if isinstance(value, others) or (bool in kinds and type(value).__name__ == "bool"):  # NumPy's too
         return value
     wanted = " or ".join(KINDS[k] for k in kinds if k is not NoneType)
     raise UnitxError(f"{where} is {value!r}; it must be {wanted}")

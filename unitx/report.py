@@ -21,7 +21,7 @@ from torch import Tensor
 from unitx.batches import EVALUATION, Feed, Notes, Preparer, plan_rows, read_examples
 from unitx.columns import check_columns, unknown_to_data
 from unitx.data import open_source
-from unitx.embedding import predicting_task
+from unitx.embedding import choose_task
 from unitx.errors import BadItem, UnitxError
 from unitx.evaluation import class_rates, task_outputs
 from unitx.media import describe
@@ -30,7 +30,18 @@ from unitx.paths import check_writable
 from unitx.plots import draw_sketches
 from unitx.registry import TASKS
 from unitx.report_picture import draw_report, title_of
-from unitx.source import MadeSource, Source, Subset, is_answered, is_recorded, labels_in, name_of, seen_cells, unseen
+from unitx.source import (
+    ROW,
+    MadeSource,
+    Source,
+    Subset,
+    is_answered,
+    is_recorded,
+    labels_in,
+    name_of,
+    seen_cells,
+    unseen,
+)
 from unitx.task import Task, TaskInfo
 
 SEED = 0  # of made data; the rows of other data are all scored, in order
@@ -140,9 +151,9 @@ def evaluate(
     out = None if folder is None else Path(folder).expanduser()
     if out is not None:
         check_writable(out, f"the report's folder {out}")
-    head = copy(model.head(task or task_for(model, data)))
+    head = copy(model.head(task or task_for(model, data, reads, label)))
     head.info = info = replace(head.info, reads=reads or head.info.reads, label=label or head.info.label)
-    _check_modalities(model, info)
+    check_modalities(model, info)
     source = unseen(open_source(data, info.reads, info.label))
     made = "recorded" if is_recorded(source) else "made"
     notes = [f"{made} data: their {source.part} part is scored"] if isinstance(source, MadeSource) else []
@@ -172,22 +183,25 @@ def evaluate(
     return report
 
 
-def task_for(model: Model, data: Any) -> str:
-    """The task that is meant where none is named (`predicting_task`), of several the one whose columns the data have.
+def task_for(model: Model, data: Any, reads: dict[str, str] | None = None, label: str | None = None) -> str:
+    """The task that is meant where none is named (`choose_task`): of several the one whose columns the data have, or
+    that reads such modalities as are to be read.
 
     Raises:
         UnitxError: it is not plain.
     """
-    try:
-        return predicting_task(model)
-    except UnitxError:
-        if not model.tasks:
-            raise
-        source = open_source(data, model.head(model.tasks[0]).info.reads)  # any: its columns alone are looked at
-        return predicting_task(model, [dict.fromkeys(source.columns)])
+
+    def fits(head: Task) -> bool:
+        if reads:
+            return {*head.info.reads.values()} == {*reads.values()}
+        columns = {*open_source(data, head.info.reads).columns, ROW} - {label}
+        return head.info.reads.keys() <= columns
+
+    return choose_task(model, fits)
 
 
-def _check_modalities(model: Model, info: TaskInfo) -> None:
+def check_modalities(model: Model, info: TaskInfo) -> None:
+    """Raise UnitxError for a column that is to be read as what the model does not read."""
     for column, modality in info.reads.items():
         if modality not in model.tokenizers:
             has = ", ".join(model.modalities)
@@ -246,7 +260,7 @@ def class_scores(head: Task, outputs: Tensor, targets: Tensor) -> tuple[list[dic
     """Each class's scores, and the confusion matrix (classes, classes), which several labels a row do not have."""
     from sklearn.metrics import average_precision_score, confusion_matrix
 
-    names, multi = head.info.labels, head.info.multi_label
+    names, multi = head.info.labels, head.multi_label
     if multi:
         truth, found = (targets > 0.5).numpy(), (outputs > 0).numpy()
         average = np.full(len(names), np.nan)
@@ -265,7 +279,7 @@ def worst_mistakes(head: Task, outputs: Tensor, targets: Tensor, rows: list[int]
     """At most `WORST` wrong answers, those with the highest probability first, one a row."""
     probability, true = head.probabilities(outputs), targets > 0.5
     highest, answer = probability.masked_fill(true, -1.0).max(-1)
-    wrong = highest > 0.5 if head.info.multi_label else outputs.argmax(-1) != targets.argmax(-1)
+    wrong = highest > 0.5 if head.multi_label else outputs.argmax(-1) != targets.argmax(-1)
     names = np.array([*head.info.labels], dtype=object)
     order = [i for i in highest.argsort(descending=True, stable=True).tolist() if wrong[i]]
     return [

@@ -56,10 +56,10 @@ def split(
         if choice.among(groups):
             break
     else:
-        values = len({name for names in labels for name in names})
+        values = {name for names in labels for name in names}
         why = (
-            f"'{label}' has {values:,} values in them; numbers are for the recipe regress"
-            if 2 * values > n > 2
+            f"'{label}' has {len(values):,} values in them; numbers are for the recipe regress"
+            if 2 * len(values) > n > 2 and not multi and all(map(_is_number, values))
             else "they share items, or are the only ones of their class"
         )
         raise UnitxError(
@@ -135,6 +135,14 @@ class _Choice:
         if none:
             return [f"shared over {len(self.left)} classes, {none} of them too small to give a row"]
         return [f"same share of each of {len(self.left)} classes"]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _groups(source: Source, reads: dict[str, str], same: dict[str, str]) -> tuple[list[list[int]], bool]:

@@ -149,6 +149,11 @@ class Task(nn.Module):
         self.embedding_dim = dim
         self.log_variance = nn.Parameter(torch.zeros(1)) if info.uncertain else None
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether a row may have several classes; a task of one's own need not know the option."""
+        return getattr(self.options, "multi_label", False)
+
     def add_modality(self, modality: str) -> None:
         """The model reads one modality more from now on; for heads that treat each apart."""
 
