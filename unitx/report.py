@@ -190,12 +190,14 @@ def task_for(model: Model, data: Any, reads: dict[str, str] | None = None, label
     Raises:
         UnitxError: it is not plain.
     """
+    columns: set[str] = set()  # looked up once, and only where there are several tasks
 
     def fits(head: Task) -> bool:
         if reads:
             return {*head.info.reads.values()} == {*reads.values()}
-        columns = {*open_source(data, head.info.reads).columns, ROW} - {label}
-        return head.info.reads.keys() <= columns
+        if not columns:
+            columns.update(open_source(data, head.info.reads).columns, [ROW])
+        return head.info.reads.keys() <= columns - {label}
 
     return choose_task(model, fits)
 
