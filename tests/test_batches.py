@@ -18,7 +18,7 @@ from torch import Tensor
 
 import unitx
 from unitx.augment import Augment
-from unitx.batches import Evaluation, Feed, Notes, Preparer, Steps, data_loader, plan_rows, stretch_epochs
+from unitx.batches import Evaluation, Feed, Preparer, Steps, Tally, data_loader, plan_rows, stretch_epochs
 from unitx.config import BackboneConfig
 from unitx.data import open_source
 from unitx.errors import UnitxError
@@ -262,10 +262,10 @@ def bad_pictures(root: Path) -> tuple[Feed, list[str]]:
 
 def test_bad_items_are_left_out_and_named(tmp_path: Path):
     feed, names = bad_pictures(tmp_path / "photos")
-    (batch,), notes = steps([feed])[0]
-    assert len(batch.layout) == 9 and notes.items == 9
-    assert len(notes.skipped) == 3 and all("\n" not in line for line in notes.skipped)
-    assert all(sum(name in line for line in notes.skipped) == 1 for name in names)
+    (batch,), tally = steps([feed])[0]
+    assert len(batch.layout) == 9 and tally.items == 9
+    assert len(tally.skipped) == 3 and all("\n" not in line for line in tally.skipped)
+    assert all(sum(name in line for line in tally.skipped) == 1 for name in names)
     plan_rows(PREPARER, [feed], 36)
     assert feed.rows == 9  # a bad row has no length
 
@@ -276,7 +276,7 @@ def test_a_step_of_bad_items_alone_still_reports_them(tmp_path: Path, workers: i
     feed.rows = 1
     found = list(data_loader(steps([feed]), range(12), workers))
     assert sum(len(batch.layout) for step in found for batch in step.batches) == 9
-    skipped = [line for step in found for line in step.notes.skipped]
+    skipped = [line for step in found for line in step.tally.skipped]
     assert len(skipped) == 3 and all(any(name in line for line in skipped) for name in names)
 
 
@@ -299,9 +299,9 @@ def test_rows_without_a_known_label_alone_are_an_error():
 def test_what_is_shortened_is_counted():
     feed = text_feed(10, rows=10)
     preparer = Preparer({"text": TextProcessor(max_tokens=24)})
-    (batch,), notes = Steps(preparer, [feed], progress=1, augment=Augment("none"))[0]
+    (batch,), tally = Steps(preparer, [feed], progress=1, augment=Augment("none"))[0]
     longer = sum(len(row["text"].encode()) + 2 > 24 for row in text_rows(10))
-    assert 0 < longer < 10 and notes.shortened == {"text": longer}
+    assert 0 < longer < 10 and tally.shortened == {"text": longer}
     assert max(batch.layout.lengths) == 24
 
 
@@ -405,7 +405,7 @@ def test_a_batch_without_notes_has_empty_ones():
     pieces = TextProcessor().prepare("a word")
     info = TaskInfo("write", "next_token", {"text": "text"})
     batch = PREPARER.batch([(info, Prepared([("text", pieces)], None, 0))])
-    assert batch.notes == Notes()
+    assert batch.tally == Tally()
 
 
 @pytest.mark.parametrize("accumulate", [2, 3])

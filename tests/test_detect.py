@@ -303,9 +303,9 @@ def test_training_varies_pictures_and_what_is_in_them_alike() -> None:
     row = {"image": Image.fromarray(pixels), "objects": [{"name": "dog", "box": [10, 8, 30, 16]}]}
     feed = Feed(INFO, open_source([row] * 30, INFO.reads), rows=30)
     preparer = Preparer({"image": ImageProcessor(patch=4)})
-    (batch,), notes = Steps(preparer, [feed], progress=torch.ones(()), augment=Augment("light"))[0]
+    (batch,), tally = Steps(preparer, [feed], progress=torch.ones(()), augment=Augment("light"))[0]
     targets = batch.targets["find"].values
-    assert notes.items == 30 and len({objects.boxes.tobytes() for objects in targets}) > 25
+    assert tally.items == 30 and len({objects.boxes.tobytes() for objects in targets}) > 25
     assert all(objects.names.tolist() == [1] for objects in targets if len(objects.boxes))
     (example,) = Detect.examples(INFO, row)
     for seed in range(20):

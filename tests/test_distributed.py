@@ -239,7 +239,7 @@ def test_torchrun_gives_the_weights_of_one_process(tmp_path: Path, alone: Run, s
     both = subprocess.run(command, env={**os.environ, **given}, stdout=subprocess.PIPE, text=True)
     assert both.returncode == 0 and both.stdout.count("kind/accuracy") == 1
     resolved = yaml.safe_load((tmp_path / "two/recipe.yaml").read_text())["resolved"]
-    assert any("2 processes share the weights" in fact for fact in resolved["facts"]) == sharded
+    assert any("2 processes share the weights" in note for note in resolved["notes"]) == sharded
     assert resolved["rows_a_step"]["pitch"] == 1  # so that one of the two never hears anything in a step
     runs = (alone.folder, tmp_path / "two")
     for file in ("model", "training"):

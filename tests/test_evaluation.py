@@ -39,12 +39,12 @@ def feed_of(info: TaskInfo, rows: list[dict[str, Any]], size: int) -> Feed:
 def test_outputs_are_what_each_row_gives_alone(size: int, workers: int):
     info = TaskInfo("topic", "classify", {"text": "text"}, "label", LABELS)
     model, rows = small_model(info), text_rows(10)
-    outputs, targets, notes = task_outputs(
+    outputs, targets, tally = task_outputs(
         model, Preparer(model.processors), feed_of(info, rows, size), workers=workers
     )
     wanted = model.eval().predict_proba([row["text"] for row in rows], "topic")
     assert np.allclose(outputs.softmax(-1).numpy(), wanted, atol=1e-5)
-    assert targets.argmax(-1).tolist() == [LABELS.index(row["label"]) for row in rows] and notes.skipped == []
+    assert targets.argmax(-1).tolist() == [LABELS.index(row["label"]) for row in rows] and tally.skipped == []
     found, _ = score(model, Preparer(model.processors), feed_of(info, rows, size), 0)
     assert found["accuracy"] == pytest.approx(np.mean(wanted.argmax(-1) == targets.argmax(-1).numpy()))
 
@@ -59,8 +59,8 @@ def test_of_long_items_all_is_judged_as_it_is_predicted(size: int):
     found = {}
     for info in (kind, level, space):
         feed = feed_of(info, rows, size)
-        found[info.name], _, notes = task_outputs(model, Preparer(model.processors), feed)
-        assert notes.shortened == {}
+        found[info.name], _, tally = task_outputs(model, Preparer(model.processors), feed)
+        assert tally.shortened == {}
     texts = [row["text"] for row in rows]
     np.testing.assert_allclose(found["kind"].softmax(-1), model.predict_proba(texts, "kind"), atol=1e-5)
     levels = [answer.score for (answer,) in model.predict(texts, "level")]
@@ -106,15 +106,15 @@ def test_what_cannot_be_read_is_left_out_and_reported(tmp_path: Path):
     for i in (0, 1, 6):  # the first batch of two holds nothing else
         Path(rows[i]["image"]).write_bytes(b"no picture")
     model = small_model(info)
-    outputs, targets, notes = task_outputs(model, Preparer(model.processors), feed_of(info, rows, 2))
+    outputs, targets, tally = task_outputs(model, Preparer(model.processors), feed_of(info, rows, 2))
     assert outputs.shape == (9, 3) and targets.shape == (9, 3)
     assert sorted(rows[i]["image"] for i in (0, 1, 6)) == sorted(
-        next(row["image"] for row in rows if row["image"] in line) for line in notes.skipped
+        next(row["image"] for row in rows if row["image"] in line) for line in tally.skipped
     )
     for row in rows:
         Path(row["image"]).write_bytes(b"no picture")
-    found, notes = score(model, Preparer(model.processors), feed_of(info, rows, 2), 0)
-    assert found == {} and len(notes.skipped) == len(rows)
+    found, tally = score(model, Preparer(model.processors), feed_of(info, rows, 2), 0)
+    assert found == {} and len(tally.skipped) == len(rows)
 
 
 NAN, INF = float("nan"), float("inf")

@@ -387,8 +387,8 @@ def test_a_head_for_other_labels_begins_anew(tmp_path: Path, base: Path):
     rows = [row | {"label": row["label"].upper()} for row in text_rows(12)]
     run = further(base, {"topic": TOPIC}, tmp_path / "run", data=rows, tune="head", steps=1)
     assert run.model.labels("topic") == ["BLUE", "GREEN", "RED"]
-    facts = yaml.safe_load((run.folder / "recipe.yaml").read_text())["resolved"]["facts"]
-    assert "the model's task 'topic' had other labels or another form: its head begins anew" in facts
+    notes = yaml.safe_load((run.folder / "recipe.yaml").read_text())["resolved"]["notes"]
+    assert "the model's task 'topic' had other labels or another form: its head begins anew" in notes
     same = further(base, {"topic": TOPIC}, tmp_path / "same", data=text_rows(12), tune="head", steps=1, lr=1e-9)
     before, after = (load_file(f / "model/model.safetensors")["heads.topic.head.weight"] for f in (base, same.folder))
     torch.testing.assert_close(after, before, atol=1e-6, rtol=0)
@@ -544,4 +544,4 @@ def test_the_data_of_a_head_of_several_labels_are_read_so_too(tmp_path: Path):
         assert more.model.labels() == ["a", "b", "c"]
         said = yaml.safe_load((out / "recipe.yaml").read_text())["resolved"]
         assert said["rows"]["text-classify"] == len(data) - len(data) // 10
-        assert not [fact for fact in said["facts"] if "left out" in fact or "not judged" in fact]
+        assert not [note for note in said["notes"] if "left out" in note or "not judged" in note]

@@ -116,7 +116,7 @@ def test_a_job_knows_its_data(data: dict[str, str]):
     assert len(feed.source) == 9 and len(held.source) == 3
     trained = {row for row in map(str, feed.source.column("image"))}
     assert trained.isdisjoint(map(str, held.source.column("image")))
-    assert any("held out 3 of 12" in fact for fact in job.facts)
+    assert any("held out 3 of 12" in note for note in job.notes)
     assert job.resolved["lr"] == SIZES["tiny"].lr and job.resolved["batch_tokens"] == 128
     assert job.resolved["rows_a_step"] == {"image-classify": 32}
 
@@ -188,7 +188,7 @@ def test_a_trained_vocabulary_is_loaded_from_its_file(data: dict[str, str], tmp_
 def test_nothing_held_out(data: dict[str, str]):
     job = build_job(recipe(CLASSIFY, data=data["csv"], holdout=0.0))
     assert len(job.feeds[0].source) == 12 and len(job.held_out[0].source) == 0
-    assert any("nothing is held out" in fact for fact in job.facts)
+    assert any("nothing is held out" in note for note in job.notes)
 
 
 def test_rows_to_evaluate_on_may_be_of_one_class(data: dict[str, str], tmp_path: Path):
@@ -264,11 +264,11 @@ def test_a_world_of_the_recipe_gives_its_options_to_tasks_on_it() -> None:
 def test_test_data_that_a_task_learns_from_are_pointed_out(data: dict[str, str], tmp_path: Path) -> None:
     test = str(write_csv(tmp_path / "test.csv", text_rows(6)))
     job = build_job(recipe(CLASSIFY, data=data["csv"], test=data["csv"]))
-    assert "task 'mine' is judged on what 'mine' learns from: that says nothing of new data" in job.facts
+    assert "task 'mine' is judged on what 'mine' learns from: that says nothing of new data" in job.notes
     tasks = {"own": replace(CLASSIFY, test=test), "other": replace(CLASSIFY, data=test)}
     job = build_job(update(Recipe(tasks=tasks), **{**TINY, "data": data["csv"]}))
-    assert any(fact.startswith("task 'own' is judged on what 'other' learns from") for fact in job.facts)
-    assert not any("learns from" in fact for fact in build_job(recipe(CLASSIFY, data=data["csv"], test=test)).facts)
+    assert any(note.startswith("task 'own' is judged on what 'other' learns from") for note in job.notes)
+    assert not any("learns from" in note for note in build_job(recipe(CLASSIFY, data=data["csv"], test=test)).notes)
 
 
 def test_rows_without_an_answer_count_nowhere() -> None:
@@ -297,10 +297,10 @@ def test_answers_are_not_read() -> None:
 def test_what_is_not_judged_is_said(tmp_path: Path) -> None:
     rows, odd = text_rows(12), [{**row, "label": "Odd"} for row in text_rows(3)]
     job = build_job(recipe(CLASSIFY, data=rows, test=[*text_rows(6), *odd]))
-    assert "task 'mine' is not judged on 3 rows: training has no Odd" in job.facts
+    assert "task 'mine' is not judged on 3 rows: training has no Odd" in job.notes
     few = [{**row, "rare": "yes" if i == 4 else None} for i, row in enumerate(text_rows(12))]
     job = build_job(recipe(TaskRecipe("transcribe", reads="text", label="rare"), data=few))
-    assert "task 'mine': no row that is held out has an answer, so nothing judges it" in job.facts
+    assert "task 'mine': no row that is held out has an answer, so nothing judges it" in job.notes
 
 
 def test_no_task_learns_from_what_another_is_judged_by(data: dict[str, str], tmp_path: Path) -> None:
@@ -318,7 +318,7 @@ def test_no_task_learns_from_what_another_is_judged_by(data: dict[str, str], tmp
     held = {str(Path(data["photos"]) / file) for file in job.held_out[0].source.column("image")}
     learned = set(job.feeds[1].source.column("photo"))
     assert held and learned and learned.isdisjoint(held)
-    assert any("leaves out" in fact and "that 'kind' is judged by" in fact for fact in job.facts)
+    assert any("leaves out" in note and "that 'kind' is judged by" in note for note in job.notes)
 
 
 def test_a_tokenizer_sees_the_data_of_all_tasks_in_turn() -> None:
@@ -338,7 +338,7 @@ def test_columns_that_a_tables_tokenizer_has_not_learned_are_said() -> None:
     task = TaskRecipe("classify", reads="*:table", label="label")
     base = build_job(recipe(task, data=rows("age", "weight"))).model
     job = build_job(recipe(task, data=rows("age", "dose")), base)
-    assert "task 'mine': the table's tokenizer has not learned dose" in job.facts
+    assert "task 'mine': the table's tokenizer has not learned dose" in job.notes
 
 
 def test_data_of_the_hub_are_known_by_either_spelling() -> None:

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from unitx import reporter as module
-from unitx.batches import Notes
+from unitx.batches import Tally
 from unitx.checkpoint import Progress
 from unitx.reporter import Reporter
 
@@ -23,7 +23,7 @@ def work(reporter: Reporter, steps: int, total: int | None = 10, seconds: float 
     reporter.start(total, seconds, Progress())
     for step in range(1, steps + 1):
         done = step / total if total else step / (seconds or 1)
-        reporter.step(Progress(step=step, seconds=step), min(1.0, done), {"loss": 1 / step}, Notes(items=8))
+        reporter.step(Progress(step=step, seconds=step), min(1.0, done), {"loss": 1 / step}, Tally(items=8))
 
 
 def test_silence(capsys: pytest.CaptureFixture[str]):
@@ -79,7 +79,7 @@ def test_a_bar_goes_on_where_the_run_stood(monkeypatch: pytest.MonkeyPatch):
 def test_scores_and_steps_without_a_loss(capsys: pytest.CaptureFixture[str]):
     reporter = Reporter(True)
     reporter.start(4, None, Progress())
-    reporter.step(Progress(step=1, seconds=1.0), 0.25, {}, Notes())  # a step of which no item could be read
+    reporter.step(Progress(step=1, seconds=1.0), 0.25, {}, Tally())  # a step of which no item could be read
     reporter.scores(Progress(step=2), {"task/accuracy": 0.98765})
     reporter.scores(Progress(step=2), {})
     assert capsys.readouterr().err == "step 2: held out: task/accuracy 0.988\n"

@@ -16,7 +16,7 @@ from PIL import Image
 from small_data import LANGUAGES, STAMPS, TINY, stamp_folder, write_stamp
 
 import unitx
-from unitx.batches import Evaluation, Feed, Notes, Preparer
+from unitx.batches import Evaluation, Feed, Preparer, Tally
 from unitx.cli import main
 from unitx.data import open_source
 from unitx.errors import UnitxError
@@ -215,13 +215,13 @@ def test_broken_files_are_reported_and_skipped(home: Path, tmp_path: Path) -> No
         for part in PARTS:
             source = world(broken, rows, part).prepare()
             info = TaskInfo("caption", "caption", reads, "name")
-            notes = Notes()
+            tally = Tally()
             batches = Evaluation(preparer, Feed(info, source, rows=4))
             for batch in (batches[number] for number in range(len(batches))):
-                notes.add(batch if isinstance(batch, Notes) else batch.notes)
-            counted += len(notes.skipped)
-            assert all(any(name in skipped for name in bad) for skipped in notes.skipped)
-            assert len(notes.rows) == len(source) - len(notes.skipped)
+                tally.add(batch if isinstance(batch, Tally) else batch.tally)
+            counted += len(tally.skipped)
+            assert all(any(name in skipped for name in bad) for skipped in tally.skipped)
+            assert len(tally.rows) == len(source) - len(tally.skipped)
         assert counted == len(bad)
 
 

@@ -60,7 +60,7 @@ def test_a_column_of_numbers_may_have_gaps_however_they_are_written() -> None:
     rows = [{"age": age, "code": code} for age, code in zip(ages, "1a2b3c", strict=True)]
     processor = TableProcessor.fit({}, iter(rows))
     assert processor.numbers == (("age", 1.75, 0.75),) and [name for name, _ in processor.names] == ["code"]
-    assert processor.facts == ["the table has numbers in age; names in code"]
+    assert processor.notes == ["the table has numbers in age; names in code"]
     gaps = [processor.features(processor.read({"age": age, "code": "1"})) for age in (None, "n/a", float("nan"), "?")]
     for gap in gaps:
         np.testing.assert_array_equal(gap, gaps[0])
@@ -121,3 +121,10 @@ def test_a_run_learns_from_rows_and_names_them(tmp_path: Path) -> None:
     assert [answers[0].label for answers in found] == ["yes", "no"]
     assert unitx.evaluate(model, str(table)).scores["accuracy"] > 0.85
     assert model.embed([{"x": 1, "kind": "a"}], modality="table").shape == (1, 128)
+
+
+def test_numbers_with_a_comma_are_told() -> None:
+    rows = [{"price": "3,5", "name": "a,1", "both": "3,5"}, {"price": "-12,25", "name": "b", "both": "4"}]
+    said, advice = TableProcessor.fit({}, iter(rows)).notes
+    assert said == "the table has names in price, name, both"
+    assert advice == "price: numbers with a comma count as names; write 3.5 for 3,5"

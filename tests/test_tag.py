@@ -18,7 +18,7 @@ from small_models import picture, small_model, sound
 
 import unitx
 from unitx.augment import Augment
-from unitx.batches import Feed, Notes, Preparer, read_examples
+from unitx.batches import Feed, Preparer, Tally, read_examples
 from unitx.data import open_source
 from unitx.errors import BadItem, UnitxError
 from unitx.model import Model
@@ -164,7 +164,7 @@ def test_labels_follow_the_part_that_was_cut() -> None:
     for row in rows:
         feed = Feed(INFO, open_source([row], INFO.reads))
         for seed in range(20):
-            (one,) = read_examples(preparer, feed, [(0, np.random.default_rng(seed))], 1.0, Notes())
+            (one,) = read_examples(preparer, feed, [(0, np.random.default_rng(seed))], 1.0, Tally())
             prepared = preparer.cut_drawn(one, one.rng)
             marked, ((modality, pieces),) = prepared.target, prepared.parts
             given = Tag.examples(INFO, row)[0].target.spans
@@ -186,7 +186,7 @@ def test_variation_of_a_sound_moves_nothing() -> None:
     preparer, row = Preparer(small_model(INFO).processors), {"audio": sound(0, 0.5), "spans": [[0.1, 0.3, "who"]]}
     feed = Feed(INFO, open_source([row], INFO.reads))
     plain, *varied = (
-        next(read_examples(preparer, feed, [(0, np.random.default_rng(seed))], 1.0, Notes(), augment)).features[0][1]
+        next(read_examples(preparer, feed, [(0, np.random.default_rng(seed))], 1.0, Tally(), augment)).features[0][1]
         for seed, augment in enumerate([None, *[Augment("strong")] * 8])
     )
     assert all(each.shape == plain.shape and (each == plain).mean() > 0.2 for each in varied)
@@ -258,7 +258,7 @@ def batch_with_tags(model: Model, rows: list[tuple[str, dict[str, Any]]]) -> Any
     for task, row in rows:
         info = model.head(task).info
         feed = Feed(info, open_source([row], info.reads))
-        for one in read_examples(preparer, feed, [(0, np.random.default_rng(0))], 1.0, Notes()):
+        for one in read_examples(preparer, feed, [(0, np.random.default_rng(0))], 1.0, Tally()):
             prepared.append((info, preparer.cut_drawn(one, None)))
     return preparer.batch(prepared)
 

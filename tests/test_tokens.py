@@ -263,14 +263,14 @@ def test_layout_to_moves_tensors_and_forgets_what_was_made_on_the_old_device() -
 def test_batch_to_moves_everything_that_is_a_tensor() -> None:
     batch = collate([Prepared([("text", text([5])), ("image", image(1, 1, 0.0))])], MODALITIES)
     batch.targets = {"names": Targets(torch.tensor([0]), {"label": torch.tensor([1])}, 1)}
-    batch.notes = {"shortened": 3}
+    batch.tally = {"shortened": 3}
     moved = batch.to("meta")
     assert isinstance(moved, Batch) and moved.order is not None
     tensors = [moved.order, *moved.values.values(), moved.layout.ids]
     tensors += [moved.targets["names"].rows, moved.targets["names"].values["label"]]
     assert {t.device.type for t in tensors} == {"meta"}
     assert moved.targets["names"].count == 1
-    assert moved.counts == batch.counts and moved.notes == batch.notes
+    assert moved.counts == batch.counts and moved.tally == batch.tally
 
 
 def test_pieces_count_tokens_not_values() -> None:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from small_data import TINY, captioned, colour_folder, text_rows, tiny_run, tone_folder, write_csv
 
 import unitx
-from unitx.batches import Notes
+from unitx.batches import Tally
 from unitx.checkpoint import checkpoints
 from unitx.errors import UnitxError
 from unitx.model import Model
@@ -91,10 +91,10 @@ def test_the_best_model_is_kept(tmp_path: Path, photos: str, monkeypatch: pytest
     told = iter([0.5, float("nan"), 0.9, 0.2, 0.8])
     kept: dict[float, dict[str, torch.Tensor]] = {}
 
-    def score(model: Model, *_: Any) -> tuple[dict[str, float], Notes]:
+    def score(model: Model, *_: Any) -> tuple[dict[str, float], Tally]:
         value = next(told)
         kept[value] = {name: p.detach().cpu().clone() for name, p in model.state_dict().items()}
-        return {"accuracy": value}, Notes()
+        return {"accuracy": value}, Tally()
 
     monkeypatch.setattr("unitx.trainer.score", score)
     run = tiny_run("image-classify", tmp_path / "run", data=photos, steps=5, evaluations=5)
@@ -105,14 +105,14 @@ def test_the_best_model_is_kept(tmp_path: Path, photos: str, monkeypatch: pytest
 
 def test_a_first_score_that_is_no_number_is_beaten_by_any(tmp_path: Path, photos: str, monkeypatch: pytest.MonkeyPatch):
     told = iter([float("nan"), 0.4, 0.3])
-    monkeypatch.setattr("unitx.trainer.score", lambda *_: ({"accuracy": next(told)}, Notes()))
+    monkeypatch.setattr("unitx.trainer.score", lambda *_: ({"accuracy": next(told)}, Tally()))
     run = tiny_run("image-classify", tmp_path / "run", data=photos, steps=3, evaluations=3)
     assert run.metrics == {"image-classify/accuracy": 0.4}
 
 
 def test_lower_is_better_where_a_task_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     told = iter([3.0, 2.0, 2.5])
-    monkeypatch.setattr("unitx.trainer.score", lambda *_: ({"bits_per_byte": next(told)}, Notes()))
+    monkeypatch.setattr("unitx.trainer.score", lambda *_: ({"bits_per_byte": next(told)}, Tally()))
     data = [{"text": row["text"]} for row in text_rows(12)]
     recipe = Recipe(tasks={"write": TaskRecipe("next_token", reads="text")})
     run = tiny_run(recipe, tmp_path / "run", data=data, steps=3, evaluations=3)
@@ -126,7 +126,7 @@ def test_the_best_of_each_task_is_kept_where_asked_for(
     told = {"colour": iter([0.5, 0.9, 0.7, 0.8]), "write": iter([3.0, 2.5, 1.0, 2.9])}
     names = {"colour": "accuracy", "write": "bits_per_byte"}
     monkeypatch.setattr(
-        "unitx.trainer.score", lambda *a: ({names[a[2].info.name]: next(told[a[2].info.name])}, Notes())
+        "unitx.trainer.score", lambda *a: ({names[a[2].info.name]: next(told[a[2].info.name])}, Tally())
     )
     run = tiny_run(Recipe(tasks=dict(TWO)), tmp_path / "run", data=rows, steps=4, evaluations=4, keep_best=keep_best)
     # The third has both at the upper half of their ranges: (0.7 - 0.9) / 0.4 + (2.5 - 1.0) / 2.0 is more than nothing.

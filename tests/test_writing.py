@@ -155,8 +155,8 @@ def test_what_is_read_to_be_answered_is_read_from_its_beginning() -> None:
 def test_evaluation_judges_what_is_written_row_by_row() -> None:
     model = small_model(CAPTION)
     rows = [{"image": picture(i, 4 * (1 + i % 3), 8), "name": NAMES[i % 3]} for i in range(10)]
-    outputs, targets, notes = task_outputs(model, Preparer(model.processors), Feed(CAPTION, open_source(rows), 4))
-    assert targets == [row["name"] for row in rows] and notes.rows == list(range(10))
+    outputs, targets, tally = task_outputs(model, Preparer(model.processors), Feed(CAPTION, open_source(rows), 4))
+    assert targets == [row["name"] for row in rows] and tally.rows == list(range(10))
     expected = [found[0].label for found in model.predict([row["image"] for row in rows], "caption")]
     alone = [task_outputs(model, Preparer(model.processors), Feed(CAPTION, open_source([row]), 1))[0] for row in rows]
     assert outputs.texts == [one.texts[0] for one in alone]

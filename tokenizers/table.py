@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from unitx.tokens import Pieces, line_positions
 LOOKED_AT = 100_000  # rows that columns are learned from
 MISSING = {"", "na", "n/a", "nan", "null", "none", "-", "?"}  # how a missing number is written, in small letters
 NAMES = 1_000  # of a column; rarer ones are as if they were missing
+DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 
 
 @dataclass(frozen=True)
@@ -84,10 +86,12 @@ class TableProcessor(Processor):
         return [name for name, *_ in self.numbers] + [name for name, _ in self.names]
 
     @property
-    def facts(self) -> list[str]:
+    def notes(self) -> list[str]:
         kinds = {"numbers": [name for name, *_ in self.numbers], "names": [name for name, _ in self.names]}
         said = (f"{kind} in {shorten(', '.join(found), 300)}" for kind, found in kinds.items() if found)
-        return [f"the table has {'; '.join(said)}"]
+        commas = [name for name, known in self.names if all(map(DECIMAL_COMMA.fullmatch, known))]
+        advice = f"{shorten(', '.join(commas), 300)}: numbers with a comma count as names; write 3.5 for 3,5"
+        return [f"the table has {'; '.join(said)}", *([advice] if commas else [])]
 
     def read(self, item: Any) -> Mapping[str, Any]:
         """A dictionary of column → cell; columns that training did not have are left out, what is missing is None.

@@ -55,15 +55,15 @@ class Feed:
 
 
 @dataclass
-class Notes:
-    """What is to be reported about the items of a batch; `rows` are those that an evaluation's sequences came from."""
+class Tally:
+    """Counts of a batch's items, to be reported; `rows` are those that an evaluation's sequences came from."""
 
     items: int = 0
     shortened: Counter[str] = field(default_factory=Counter)
     skipped: list[str] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
 
-    def add(self, other: Notes) -> None:
+    def add(self, other: Tally) -> None:
         self.items += other.items
         self.shortened.update(other.shortened)
         self.skipped += other.skipped
@@ -134,7 +134,7 @@ class Preparer:
             (prepared.extents,) = self.processors[modality].extents(item, [pieces])
         return task.hide(one.info, prepared, one.rng)
 
-    def batch(self, prepared: Sequence[tuple[TaskInfo, Prepared]], notes: Notes | None = None) -> Batch:
+    def batch(self, prepared: Sequence[tuple[TaskInfo, Prepared]], tally: Tally | None = None) -> Batch:
         """One ragged batch of the sequences of any tasks."""
         batch = collate([example for _, example in prepared], self.modalities)
         inverse = np.array(batch.layout.inverse)
@@ -144,7 +144,7 @@ class Preparer:
             task = TASKS.get(info.kind)
             values = task.collate(info, [example.target for example in examples])
             batch.targets[name] = Targets(torch.from_numpy(inverse[places]), values, task.count(info, examples))
-        batch.notes = notes or Notes()
+        batch.tally = tally or Tally()
         return batch
 
 
@@ -163,7 +163,7 @@ def read_examples(
     feed: Feed,
     rows: Sequence[tuple[int, np.random.Generator]],
     strength: float,
-    notes: Notes,
+    tally: Tally,
     augment: Augment | None = None,
 ) -> Iterator[Drawn]:
     """The sequences that a task makes of some of its rows, read and varied; bad ones are noted and left out.
@@ -173,12 +173,12 @@ def read_examples(
     """
     task = TASKS.get(feed.info.kind)
     for first in range(0, len(rows), AT_ONCE):
-        examples = list(_examples(feed, rows[first : first + AT_ONCE], strength, notes))
+        examples = list(_examples(feed, rows[first : first + AT_ONCE], strength, tally))
         drawn: list[Drawn] = []
         read = preparer.read([example for *_, example in examples])
         for (index, rng, example), parts in zip(examples, read, strict=True):
             if isinstance(parts, BadItem):
-                notes.skipped.append(str(parts))
+                tally.skipped.append(str(parts))
                 continue
             if augment:
                 example, parts = task.vary(example, parts, augment, rng, strength)
@@ -193,7 +193,7 @@ def read_examples(
 
 
 def _examples(
-    feed: Feed, rows: Sequence[tuple[int, np.random.Generator]], strength: float, notes: Notes
+    feed: Feed, rows: Sequence[tuple[int, np.random.Generator]], strength: float, tally: Tally
 ) -> Iterator[tuple[int, np.random.Generator, Example]]:
     made = read_rows(feed.source, [index for index, _ in rows], [rng for _, rng in rows], strength)
     for (index, rng), row in zip(rows, made, strict=True):
@@ -203,14 +203,14 @@ def _examples(
             for example in TASKS.get(feed.info.kind).examples(feed.info, row):
                 yield index, rng, example
         except BadItem as error:
-            notes.skipped.append(str(error))
+            tally.skipped.append(str(error))
 
 
 class Step(NamedTuple):
     """What one training step sees: micro-batches (none where no row could be read), and what to report of its items."""
 
     batches: list[Batch]
-    notes: Notes
+    tally: Tally
 
 
 class Steps(Dataset):
@@ -250,7 +250,7 @@ class Steps(Dataset):
         return range(step * feed.rows, (step + 1) * feed.rows)
 
     def __getitem__(self, step: int) -> Step:
-        notes = Notes()
+        tally = Tally()
         drawn: list[Drawn] = []
         strength = self.strength(step)
         before = 0  # rows of the tasks before
@@ -259,14 +259,14 @@ class Steps(Dataset):
             mine = places[(self.rank - before) % self.world_size :: self.world_size]
             before += len(places)
             rows = [self._row(number, feed, place) for place in mine]
-            drawn += read_examples(self.preparer, feed, rows, strength, notes, self.augment)
-        notes.items = sum(len(one.features) for one in drawn)
+            drawn += read_examples(self.preparer, feed, rows, strength, tally, self.augment)
+        tally.items = sum(len(one.features) for one in drawn)
         rng = np.random.default_rng([self.seed, TRAINING, step])
         if self.augment.level == "strong" and rng.random() < strength:
             _mix(drawn, rng)
         prepared = [(one.info, self.preparer.cut_drawn(one, one.rng)) for one in drawn]
         for _, example in prepared:
-            notes.shortened.update(modality for modality, pieces in example.parts if pieces.shortened)
+            tally.shortened.update(modality for modality, pieces in example.parts if pieces.shortened)
         # The sequences of a row stay together: those of a pair are each other's answers.
         pairs = zip(drawn, prepared, strict=True)
         of_rows = [list(found) for _, found in groupby(pairs, lambda pair: (pair[0].info.name, pair[0].row))]
@@ -274,7 +274,7 @@ class Steps(Dataset):
         count = min(self.accumulate, len(of_rows))
         cuts = [len(of_rows) * i // count for i in range(count + 1)] if count else []
         parts = [of_rows[a:b] for a, b in pairwise(cuts)]
-        return Step([self.preparer.batch([found for _, found in chain(*part)]) for part in parts], notes)
+        return Step([self.preparer.batch([found for _, found in chain(*part)]) for part in parts], tally)
 
     def _row(self, number: int, feed: Feed, place: int) -> tuple[int, np.random.Generator]:
         """The `place`-th row that a task sees, counted over all epochs, and its own random numbers."""
@@ -323,7 +323,7 @@ def _mix(drawn: list[Drawn], rng: np.random.Generator) -> None:
 
 class Evaluation(Dataset):
     """All rows of one task in order, without variation, as batches of `feed.rows` rows, and of long items all windows;
-    of rows that give nothing to evaluate the notes alone."""
+    of rows that give nothing to evaluate the tally alone."""
 
     def __init__(self, preparer: Preparer, feed: Feed, seed: int = 0):
         self.preparer, self.feed, self.seed = preparer, feed, seed
@@ -331,25 +331,25 @@ class Evaluation(Dataset):
     def __len__(self) -> int:
         return -(-len(self.feed.source) // self.feed.rows)
 
-    def __getitem__(self, number: int) -> Batch | Notes:
-        notes, windows = Notes(), []
+    def __getitem__(self, number: int) -> Batch | Tally:
+        tally, windows = Tally(), []
         prepared: list[tuple[TaskInfo, Prepared]] = []
         averages = TASKS.get(self.feed.info.kind).averages()
         first = number * self.feed.rows
         numbers = range(first, min(first + self.feed.rows, len(self.feed.source)))
         rows = [(index, np.random.default_rng([self.seed, EVALUATION, index])) for index in numbers]
-        for one in read_examples(self.preparer, self.feed, rows, 1.0, notes):
+        for one in read_examples(self.preparer, self.feed, rows, 1.0, tally):
             cut = self.preparer.cut_drawn(one, None)
             if averages:
                 whole = [replace(cut, parts=parts) for parts in self.preparer.windows(one.features)]
                 windows += [(len(prepared), window) for window in whole] if len(whole) > 1 else []
                 cut = whole[0]
             prepared.append((one.info, cut))
-            notes.rows.append(one.row)
-            notes.shortened.update(modality for modality, pieces in cut.parts if pieces.shortened)
+            tally.rows.append(one.row)
+            tally.shortened.update(modality for modality, pieces in cut.parts if pieces.shortened)
         if not prepared:
-            return notes
-        batch = self.preparer.batch(prepared, notes)
+            return tally
+        batch = self.preparer.batch(prepared, tally)
         batch.windows = windows
         if TASKS.get(self.feed.info.kind).writes:
             text = self.preparer.processors[TEXT]
@@ -370,12 +370,12 @@ def plan_rows(preparer: Preparer, feeds: list[Feed], batch_tokens: int, seed: in
         rng = np.random.default_rng([seed, EVALUATION, number])
         count = min(SAMPLED, len(feed.source))
         places = np.arange(count) if is_stream(feed.source) else rng.choice(len(feed.source), count, replace=False)
-        notes, tokens = Notes(), Counter[int]()
-        for one in read_examples(preparer, feed, [(index, rng) for index in places.tolist()], 0.5, notes):
+        tally, tokens = Tally(), Counter[int]()
+        for one in read_examples(preparer, feed, [(index, rng) for index in places.tolist()], 0.5, tally):
             tokens[one.row] += len(preparer.cut_drawn(one, rng))
         if not tokens.total():
             known = f" and a known '{feed.info.label}'" if feed.info.label else ""
-            why = notes.skipped[0] if notes.skipped else f"no row has an item{known}"
+            why = tally.skipped[0] if tally.skipped else f"no row has an item{known}"
             raise UnitxError(f"task '{feed.info.name}': none of {len(places)} sampled rows can be used: {why}")
         share = batch_tokens * feed.info.weight / whole
         rows = max(_least_rows(feed, accumulate), round(share / np.mean(list(tokens.values()))))
@@ -456,9 +456,9 @@ def loader(
     preparer = Preparer(model.processors, model.prefix_parts)
     plan_rows(preparer, feeds, batch_tokens, seed)
     steps = Epochs(preparer, feeds, progress=torch.ones(()), augment=Augment(augment), seed=seed)
-    whole = Notes()
-    for batches, notes in data_loader(steps, range(epoch * steps.count, (epoch + 1) * steps.count), workers):
-        whole.add(notes)
+    whole = Tally()
+    for batches, tally in data_loader(steps, range(epoch * steps.count, (epoch + 1) * steps.count), workers):
+        whole.add(tally)
         yield from (batch.to(model.device) for batch in batches)
     for modality, count in sorted(whole.shortened.items()):
         warnings.warn(f"{modality}: {count} items longer than max_tokens gave a random part", stacklevel=2)

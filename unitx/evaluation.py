@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unitx.batches import Evaluation, Feed, Notes, Preparer, data_loader
+from unitx.batches import Evaluation, Feed, Preparer, Tally, data_loader
 from unitx.decoding import write
 from unitx.model import Model
 from unitx.precision import answering
@@ -25,22 +25,22 @@ LEAST_RANGE = 0.05  # of the largest score
 @torch.inference_mode()
 def task_outputs(
     model: Model, preparer: Preparer, feed: Feed, seed: int = 0, workers: int | None = 0, show_progress: bool = False
-) -> tuple[Any, Any, Notes]:
+) -> tuple[Any, Any, Tally]:
     """What a task's head says of all rows of a source: its outputs (of one that writes, `Written`), the collated
     targets, and what to report.
 
-    Output i came from row `notes.rows[i]`.
+    Output i came from row `tally.rows[i]`.
     """
     from tqdm import tqdm
 
     head = model.head(feed.info.name)
-    outputs, targets, texts, notes = [], [], [], Notes()
+    outputs, targets, texts, tally = [], [], [], Tally()
     dataset = Evaluation(preparer, feed, seed)
     steps = data_loader(dataset, range(len(dataset)), workers)
     with answering(model):
         for batch in tqdm(steps, total=len(dataset), disable=not show_progress, unit="batch"):
-            if isinstance(batch, Notes):
-                notes.add(batch)
+            if isinstance(batch, Tally):
+                tally.add(batch)
                 continue
             batch = batch.to(model.device)
             mine = batch.targets[feed.info.name]
@@ -49,9 +49,9 @@ def task_outputs(
             if batch.asked:
                 texts += [found[0].label for found in write(model, head, batch.asked)]
             targets.append(mine.values)
-            notes.add(batch.notes)
+            tally.add(batch.tally)
     whole = torch.cat(outputs) if outputs else torch.zeros(0)
-    return Written(whole, texts) if head.writes else whole, _concatenate(targets), notes
+    return Written(whole, texts) if head.writes else whole, _concatenate(targets), tally
 
 
 def _averaged(model: Model, head: Task, batch: Batch, found: Tensor) -> Tensor:
@@ -69,10 +69,10 @@ def _averaged(model: Model, head: Task, batch: Batch, found: Tensor) -> Tensor:
     return torch.where((weight > 0).view(-1, *[1] * (found.ndim - 1)), mean, found)
 
 
-def score(model: Model, preparer: Preparer, feed: Feed, seed: int) -> tuple[dict[str, float], Notes]:
+def score(model: Model, preparer: Preparer, feed: Feed, seed: int) -> tuple[dict[str, float], Tally]:
     """The task's metrics over all rows of a source, empty where no row could be used, and what to report of them."""
-    outputs, targets, notes = task_outputs(model, preparer, feed, seed)
-    return model.head(feed.info.name).score(outputs, targets) if len(outputs) else {}, notes
+    outputs, targets, tally = task_outputs(model, preparer, feed, seed)
+    return model.head(feed.info.name).score(outputs, targets) if len(outputs) else {}, tally
 
 
 def gain(new: dict[str, float], old: dict[str, float], all_so_far: Iterable[dict[str, float]]) -> float:

@@ -47,10 +47,10 @@ def prepare_base(recipe: Recipe, base: Model) -> Job:
         if name.startswith(tuple(f"heads.{head}." for head in kept)) and name not in tied:
             p.requires_grad_(False)
     if kept and recipe.tune != "head" and not frozen:
-        job.facts.append(f"not trained here: {', '.join(kept)}; the backbone under it changes, and so do its answers")
+        job.notes.append(f"not trained here: {', '.join(kept)}; the backbone under it changes, and so do its answers")
     for info in (feed.info for feed in job.feeds if feed.info.name in fixed):
         new = _new_in_space(recipe, info, old_tokenizers - learners, set(frozen))
-        job.facts.append(f"the model's task '{info.name}' goes on: {new} learns its space, which stays as it is")
+        job.notes.append(f"the model's task '{info.name}' goes on: {new} learns its space, which stays as it is")
         # What the head has for a modality that learns does so too; the rest is the space.
         for name, p in model.heads[info.name].named_parameters():
             own = not learners.isdisjoint(name.split("."))
@@ -62,7 +62,7 @@ def prepare_base(recipe: Recipe, base: Model) -> Job:
         )
     loose = sorted(old_tokenizers - set(frozen))
     if frozen and loose and recipe.tune == "lora":
-        job.facts.append(f"not frozen: {', '.join(loose)}; the adapters change what the model gives for it")
+        job.notes.append(f"not frozen: {', '.join(loose)}; the adapters change what the model gives for it")
     return job
 
 

@@ -49,7 +49,7 @@ class Job:
     Attributes:
         model: with new weights where they are new.
         feeds: the training rows of each task. held_out: the rows that it is evaluated on.
-        facts: plain sentences about the data, for the log.
+        notes: plain sentences about the data, for the log.
         resolved: what was decided where the recipe left it open.
         new: names of the parameters that begin anew in a trained model.
     """
@@ -59,7 +59,7 @@ class Job:
     preparer: Preparer
     feeds: list[Feed]
     held_out: list[Feed]
-    facts: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     resolved: dict[str, Any] = field(default_factory=dict)
     new: set[str] = field(default_factory=set)
 
@@ -77,24 +77,24 @@ def build_job(recipe: Recipe, base: Model | None = None, fixed: Collection[str] 
     check(recipe)
     for plugin in recipe.plugins:
         import_plugin(plugin)
-    facts: list[str] = []
-    shared = _shared(recipe, facts)
+    notes: list[str] = []
+    shared = _shared(recipe, notes)
     feeds, held_out = [], []
     for name, task in recipe.tasks.items():
         known = _known(base, name, task.kind, name in fixed)
         train, test, info = _open_task(recipe, task, shared, known)
         feeds.append(Feed(info, train))
         held_out.append(Feed(info, test))
-    _keep_apart(feeds, held_out, facts)
+    _keep_apart(feeds, held_out, notes)
     if recipe.temperature is not None:
         weigh_by_size(feeds, recipe.temperature)
-    processors = _processors(recipe, feeds, base, facts)
-    facts += _unknown_columns(feeds, processors)
+    processors = _processors(recipe, feeds, base, notes)
+    notes += _unknown_columns(feeds, processors)
     infos = [feed.info for feed in feeds]
     model = (
         Model(backbone_config(recipe), processors, infos)
         if base is None
-        else _extended(base, processors, infos, fixed, facts)
+        else _extended(base, processors, infos, fixed, notes)
     )
     for made in shared.made.values():
         made.prepare()  # which takes a while: after all that can be wrong has been found
@@ -114,12 +114,12 @@ def build_job(recipe: Recipe, base: Model | None = None, fixed: Collection[str] 
         stretch_epochs(feeds, recipe.accumulate)
     for feed, held in zip(feeds, held_out, strict=True):
         held.rows = max(1, min(feed.rows, len(held.source) or 1))
-    resolved["facts"] = facts
+    resolved["notes"] = notes
     resolved["rows_a_step"] = {feed.info.name: feed.rows for feed in feeds}
-    return Job(recipe, model, preparer, feeds, held_out, facts, resolved)
+    return Job(recipe, model, preparer, feeds, held_out, notes, resolved)
 
 
-def _keep_apart(feeds: list[Feed], held_out: list[Feed], facts: list[str]) -> None:
+def _keep_apart(feeds: list[Feed], held_out: list[Feed], notes: list[str]) -> None:
     """Take rows out of training whose files a part of other data is held out with: two data sets may name one file."""
     if len({id(origin(feed.source)) for feed in [*feeds, *held_out]}) < 2:
         return  # one data set, which `split` keeps apart: no names of files need be looked at again
@@ -132,7 +132,7 @@ def _keep_apart(feeds: list[Feed], held_out: list[Feed], facts: list[str]) -> No
             clean = np.array([files.isdisjoint(row) for row in shown], dtype=bool)
             if 0 < (lost := int((~clean).sum())) < len(clean):
                 name, judged = feed.info.name, other.info.name
-                facts.append(f"task '{name}' leaves out {lost:,} rows with files that '{judged}' is judged by")
+                notes.append(f"task '{name}' leaves out {lost:,} rows with files that '{judged}' is judged by")
                 feed.source, shown = Subset(feed.source, np.flatnonzero(clean)), list(compress(shown, clean))
 
 
@@ -177,7 +177,7 @@ def _known(base: Model | None, name: str, kind: str, fixed: bool) -> TaskInfo:
 
 
 def _extended(
-    base: Model, processors: dict[str, Processor], infos: list[TaskInfo], fixed: Collection[str], facts: list[str]
+    base: Model, processors: dict[str, Processor], infos: list[TaskInfo], fixed: Collection[str], notes: list[str]
 ) -> Model:
     """A trained model with new tokenizers and heads; a head that already answers the same question goes on.
 
@@ -204,7 +204,7 @@ def _extended(
                 f"{'its options' if old.info.labels == info.labels else '--label'}"
             )
         else:
-            facts.append(f"the model's task '{info.name}' had other labels or another form: its head begins anew")
+            notes.append(f"the model's task '{info.name}' had other labels or another form: its head begins anew")
     return base
 
 
@@ -213,24 +213,24 @@ class Shared:
     """What the tasks of a run share: rows that one of them holds out, no other learns from.
 
     Attributes:
-        facts: plain sentences about the data, for the log.
+        notes: plain sentences about the data, for the log.
         learned: data → a task that learns from them.
         held_out_of: data of which some task holds a part out.
         splits: data → their training and held-out rows, the same for all tasks.
         made: data → the training part of made data, one object for all tasks.
     """
 
-    facts: list[str]
+    notes: list[str]
     learned: dict[Any, str]
     held_out_of: set[Any]
     splits: dict[Any, tuple[Subset, Subset]] = field(default_factory=dict)
     made: dict[Any, MadeSource] = field(default_factory=dict)
 
 
-def _shared(recipe: Recipe, facts: list[str]) -> Shared:
+def _shared(recipe: Recipe, notes: list[str]) -> Shared:
     named = {name: named_data(recipe, task) for name, task in recipe.tasks.items()}
     learned = {_identity(data): name for name, (data, _) in named.items()}
-    return Shared(facts, learned, {_identity(data) for data, test in named.values() if test is None})
+    return Shared(notes, learned, {_identity(data) for data, test in named.values() if test is None})
 
 
 def named_data(recipe: Recipe, task: TaskRecipe) -> tuple[Any, Any]:
@@ -294,7 +294,7 @@ def _open_task(recipe: Recipe, task: TaskRecipe, shared: Shared, known: TaskInfo
     for part in (source, tests):
         if part is not None and len(part):
             found = check_columns(part, reads, label, multi, evaluated=part is tests, answer=kind.answer)
-            shared.facts += [fact for fact in found if fact not in shared.facts]
+            shared.notes += [note for note in found if note not in shared.notes]
     classes = label if kind.answer == "class" else None
     source, held_out = _parts(recipe, _identity(given), source, classes, multi, shared)
     source, held_out = (_answered(part, label, multi, kind) for part in (source, held_out))
@@ -303,21 +303,21 @@ def _open_task(recipe: Recipe, task: TaskRecipe, shared: Shared, known: TaskInfo
         assert held_out is not None  # the data of a task without test data are split
         tests = held_out
         if recipe.holdout and not len(tests) and not is_stream(tests):
-            shared.facts.append(f"task '{name}': no row that is held out has an answer, so nothing judges it")
+            shared.notes.append(f"task '{name}': no row that is held out has an answer, so nothing judges it")
     elif learner and not isinstance(tests, MadeSource):
-        shared.facts.append(f"task '{name}' is judged on what '{learner}' learns from: that says nothing of new data")
+        shared.notes.append(f"task '{name}' is judged on what '{learner}' learns from: that says nothing of new data")
     if isinstance(tests, MadeSource):
         made = "recorded" if is_recorded(tests) else "made"
-        shared.facts.append(f"task '{name}' is judged on the {tests.part} part of {name_of(tests)}: {made} data")
+        shared.notes.append(f"task '{name}' is judged on the {tests.part} part of {name_of(tests)}: {made} data")
     uncertain = recipe.loss_weighting == "uncertainty"
     info = replace(known, reads=reads, label=label, weight=task.weight, uncertain=uncertain, options=options)
     if label in info.reads and _asks(kind):
         raise UnitxError(f"task '{name}' reads '{label}', which holds the answers: leave it out of --reads")
     info = kind.fit(info, source)
     if not isinstance(source, MadeSource) and not is_stream(source):
-        shared.facts += kind.remarks(info, source)
+        shared.notes += kind.remarks(info, source)
     if kind.classifies and not isinstance(tests, MadeSource):
-        shared.facts += _unscored(info, tests, multi)
+        shared.notes += _unscored(info, tests, multi)
     return source, tests, info
 
 
@@ -377,7 +377,7 @@ def _parts(
     else:
         train, held_out = Subset(source, np.arange(len(source))), Subset(source, np.arange(0))
         statement = "nothing is held out: the last model is kept"
-    shared.facts.append(statement)
+    shared.notes.append(statement)
     shared.splits[key] = train, held_out
     return train, held_out
 
@@ -409,16 +409,16 @@ def modalities_of(feeds: list[Feed]) -> set[str]:
     return read | {TEXT for feed in feeds if TASKS.get(feed.info.kind).writes}
 
 
-def _processors(recipe: Recipe, feeds: list[Feed], base: Model | None, facts: list[str]) -> dict[str, Processor]:
+def _processors(recipe: Recipe, feeds: list[Feed], base: Model | None, notes: list[str]) -> dict[str, Processor]:
     """Modality → the data half of its tokenizer: the base model's own, and new ones by the recipe's options."""
     read = modalities_of(feeds)
     old = base.processors if base is not None else {}
     for modality in recipe.tokenizers:
         TOKENIZERS.get(modality)  # a name that is none is an error
         if modality in old:
-            facts.append(f"the model keeps its own {modality} tokenizer; the recipe's options for one are not used")
+            notes.append(f"the model keeps its own {modality} tokenizer; the recipe's options for one are not used")
     new = {modality: _new_processor(recipe, modality, feeds) for modality in sorted(read - set(old))}
-    facts += [fact for processor in new.values() for fact in processor.facts]
+    notes += [note for processor in new.values() for note in processor.notes]
     if base is not None and base.backbone.config.rotary_base is None:
         new = {modality: processor.with_positions() for modality, processor in new.items()}
     return old | new

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from unitx.batches import EVALUATION, Feed, Notes, Preparer, plan_rows, read_examples
+from unitx.batches import EVALUATION, Feed, Preparer, Tally, plan_rows, read_examples
 from unitx.columns import check_columns, unknown_to_data
 from unitx.data import open_source
 from unitx.embedding import choose_task
@@ -324,7 +324,7 @@ def _draw(
     elif type(head).sketches is not Task.sketches:
         chosen = np.unique(np.linspace(0, len(feed.source) - 1, SKETCHES).astype(int)).tolist()
         rows = [(row, np.random.default_rng([SEED, EVALUATION, row])) for row in chosen]
-        sample = list(read_examples(preparer, feed, rows, 1.0, Notes()))
+        sample = list(read_examples(preparer, feed, rows, 1.0, Tally()))
         if sketches := head.sketches(model, preparer, sample):
             draw_sketches(sketches, title_of(report), report.folder / "report.png")
 

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unitx.batches import Notes
+    from unitx.batches import Tally
     from unitx.checkpoint import Progress
 
 PLAIN_SECONDS = 15.0  # between lines where there is no terminal
@@ -41,10 +41,10 @@ class Reporter:
             unit = "step" if steps is not None else "s"
             self.bar = tqdm(total=total, initial=round(done), unit=unit, file=sys.stderr, dynamic_ncols=True)
 
-    def step(self, progress: Progress, done: float, metrics: dict[str, float], notes: Notes) -> None:
+    def step(self, progress: Progress, done: float, metrics: dict[str, float], tally: Tally) -> None:
         """A step is over."""
         now = time.monotonic()
-        rate = notes.items / max(now - self.last_step, 1e-9)
+        rate = tally.items / max(now - self.last_step, 1e-9)
         self.last_step = now
         self.rate = rate if self.rate is None else 0.95 * self.rate + 0.05 * rate
         if "loss" in metrics:

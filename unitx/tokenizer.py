@@ -39,7 +39,7 @@ class Processor:
         return cls(**options)
 
     @property
-    def facts(self) -> list[str]:
+    def notes(self) -> list[str]:
         """What the log is to say of what it has learned."""
         return []
 

@@ -284,7 +284,7 @@ class Batch:
             end in sorted order of modality; None when that is the identity.
         layout: the batch's layout.
         targets: for each task, its `Targets`.
-        notes: what to report: counts of items shortened, skipped and seen.
+        tally: what to report: counts of items shortened, skipped and seen.
         starts: where each item begins that goes on behind a cache (see `generation`); None where all begin at 0.
         grids: for each modality, the `Pieces.grid` of its items.
         asked: where a task is judged by what it writes, its sequences up to the begin of their text, in their order.
@@ -297,7 +297,7 @@ class Batch:
     order: Tensor | None
     layout: Layout
     targets: dict[str, Targets] = field(default_factory=dict)
-    notes: Any = None
+    tally: Any = None
     starts: list[int] | None = None
     grids: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
     asked: list[Prepared] = field(default_factory=list)

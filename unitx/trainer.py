@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from unitx.augment import Augment
-from unitx.batches import Notes, Step, Steps, data_loader
+from unitx.batches import Step, Steps, Tally, data_loader
 from unitx.checkpoint import Progress, load_progress, load_training_state, optimizer_state, save_checkpoint
 from unitx.distributed import gather_objects, on_cpus
 from unitx.errors import UnitxError
@@ -98,7 +98,7 @@ class Trainer:
         self.spare = deepcopy(self.model) if sharding else None
         if sharding:
             shard(self.model, self.accelerator, sharding)
-            job.facts.append(f"{processes} processes share the weights, their gradients and the optimizers' states")
+            job.notes.append(f"{processes} processes share the weights, their gradients and the optimizers' states")
         self.optimizers = build_optimizers(
             self.model, recipe.optimizer, job.resolved["lr"], recipe.weight_decay, recipe.layer_decay,
             DTYPES[job.resolved["precision"]], job.new,
@@ -107,7 +107,7 @@ class Trainer:
         if checkpoint:
             load_training_state(checkpoint, self.model, self.optimizers)
         self.clock = torch.tensor(self.done).share_memory_()  # for the loader's workers
-        self.notes, self.judged = Notes(), Notes()  # of the items trained on, and of those scored last
+        self.tally, self.judged = Tally(), Tally()  # of the items trained on, and of those scored last
         self.left_out = 0  # steps that some process had no readable rows for
         self.asked = self.stop = False  # this process's wish, and what all processes have agreed on
 
@@ -149,13 +149,13 @@ class Trainer:
         reporter.start(self.steps, None if self.steps else 60 * (recipe.minutes or DEFAULT_MINUTES), self.progress)
         self.wrapped.train()
         with _on_interrupt(self._ask_to_stop):
-            for batches, notes in self._batches():
+            for batches, tally in self._batches():
                 started = time.monotonic()
                 metrics = self._step(batches)
                 self.left_out += not metrics
                 self.progress.step += 1
                 self._tell_time(time.monotonic() - started + self.waited)
-                self._log_step(metrics, notes)
+                self._log_step(metrics, tally)
                 scored = self.done >= next_evaluation or self.done >= 1
                 if scored:
                     self._evaluate()
@@ -246,10 +246,10 @@ class Trainer:
         self.stop = bool(found[:, 1].any())
         self.clock.fill_(self.done)
 
-    def _log_step(self, metrics: dict[str, float], notes: Notes) -> None:
-        self.notes.add(notes)
-        self.progress.items += notes.items
-        self.reporter.step(self.progress, self.done, metrics, notes)
+    def _log_step(self, metrics: dict[str, float], tally: Tally) -> None:
+        self.tally.add(tally)
+        self.progress.items += tally.items
+        self.reporter.step(self.progress, self.done, metrics, tally)
         if self.progress.step % 10 == 0 or self.done >= 1:
             line = {"step": self.progress.step, "seconds": round(self.progress.seconds, 3)}
             shares = gather_objects(metrics)
@@ -266,13 +266,13 @@ class Trainer:
         """Score every task on its held-out rows; keep the model when it is the best so far."""
         scores: dict[str, float] = {}
         headlines: dict[str, float] = {}
-        self.judged = Notes()
+        self.judged = Tally()
         model = self._whole_model()
         for feed in self.job.held_out:
             head = model.head(feed.info.name)
-            found, notes = score(model, self.job.preparer, feed, self.recipe.seed)
-            self.judged.add(notes)
-            self.notes.skipped += notes.skipped
+            found, tally = score(model, self.job.preparer, feed, self.recipe.seed)
+            self.judged.add(tally)
+            self.tally.skipped += tally.skipped
             scores |= {f"{feed.info.name}/{metric}": value for metric, value in found.items()}
             if head.headline in found:
                 headlines[feed.info.name] = found[head.headline] * (-1 if head.lower_is_better else 1)
@@ -330,8 +330,8 @@ class Trainer:
 
     def _announce(self) -> None:
         job, recipe, say = self.job, self.recipe, self.reporter.say
-        for fact in job.facts:
-            say(fact)
+        for note in job.notes:
+            say(note)
         shape = job.model.backbone.config
         say(
             f"{job.resolved['parameters'] / 1e6:.2f} M parameters: width {shape.dim}, depth {shape.depth}, "
@@ -357,9 +357,9 @@ class Trainer:
 
     def _finish(self) -> Run:
         self.reporter.close()
-        for number, notes in enumerate(gather_objects(self.notes)):
+        for number, tally in enumerate(gather_objects(self.tally)):
             if number != self.accelerator.process_index:
-                self.notes.add(notes)
+                self.tally.add(tally)
         history, model = self._history(), self._whole_model()
         if self.main:
             if not (self.folder / "model").is_dir():
@@ -389,15 +389,15 @@ class Trainer:
     def _report_items(self) -> None:
         listed = self.folder / "skipped.txt"
         before = listed.read_text("utf-8").splitlines() if listed.is_file() else []  # of a run that goes on
-        if distinct := sorted({*self.notes.skipped, *before}):
+        if distinct := sorted({*self.tally.skipped, *before}):
             listed.write_text("\n".join(distinct) + "\n", "utf-8")
             self.reporter.say(
                 f"{len(distinct)} items could not be read and were left out (all in {listed}); the first: {distinct[0]}"
             )
         if self.left_out:
             self.reporter.say(f"{self.left_out} steps were left out: a process had too few rows that can be read")
-        for modality, count in sorted(self.notes.shortened.items()):
-            share = count / max(self.notes.items, 1)
+        for modality, count in sorted(self.tally.shortened.items()):
+            share = count / max(self.tally.items, 1)
             self.reporter.say(
                 f"{modality}: {count} times ({share:.0%}) an item longer than max_tokens gave a random part"
             )
