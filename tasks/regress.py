@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from unitx.backbone import Linear
+from unitx.cells import comma_advice, number_of
 from unitx.errors import BadItem, UnitxError
 from unitx.media import describe
 from unitx.pooling import Pooler, Pooling
@@ -131,10 +133,11 @@ def _numbers(cell: Any, column: str | None) -> list[float]:
     Raises:
         BadItem: it holds something else, NaN or infinity.
     """
-    try:
-        numbers = [float(part) for part in (cell if isinstance(cell, list | tuple) else [cell])]
-    except (TypeError, ValueError) as error:
-        raise BadItem(f"'{column}' holds {describe(cell)}, which is no number") from error
-    if not numbers or not np.isfinite(numbers).all():
+    parts = list(cell) if isinstance(cell, list | tuple) else [cell]
+    if not parts or any(isinstance(part, float) and not math.isfinite(part) for part in parts):
         raise BadItem(f"'{column}' holds {describe(cell)}: give finite numbers")
+    numbers = [number for number in map(number_of, parts) if number is not None]
+    if len(numbers) < len(parts):
+        advice = comma_advice(parts)
+        raise BadItem(f"'{column}' holds {describe(cell)}, which is no number" + (f"; {advice}" if advice else ""))
     return numbers

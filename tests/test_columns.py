@@ -67,8 +67,11 @@ def test_absent_columns():
         UnitxError, match=r"no column 'categroy' \(--label categroy\).*photo, category; is 'category' m"
     ):
         check_columns(source, {}, "categroy")
-    with pytest.raises(UnitxError, match=r"no column 'zzz' \(--reads zzz:…\).*lacks its header line"):
+    with pytest.raises(UnitxError, match=r"no column 'zzz' \(--reads zzz:…\).*--reads COLUMN:image.*'\*:table'$"):
         check_columns(source, {"zzz": "image"})
+    for first in ("4.5", "I have seen better films"):
+        with pytest.raises(UnitxError, match=r"no column 'zzz' \(--reads zzz:…\).*lacks its header line"):
+            check_columns(table([{first: "a", "good": "b"}]), {"zzz": "image"})
 
 
 def test_a_flat_folder_has_no_classes(tmp_path):

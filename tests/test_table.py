@@ -123,8 +123,20 @@ def test_a_run_learns_from_rows_and_names_them(tmp_path: Path) -> None:
     assert model.embed([{"x": 1, "kind": "a"}], modality="table").shape == (1, 128)
 
 
-def test_numbers_with_a_comma_are_told() -> None:
-    rows = [{"price": "3,5", "name": "a,1", "both": "3,5"}, {"price": "-12,25", "name": "b", "both": "4"}]
-    said, advice = TableProcessor.fit({}, iter(rows)).notes
-    assert said == "the table has names in price, name, both"
-    assert advice == "price: numbers with a comma count as names; write 3.5 for 3,5"
+def test_a_decimal_comma_is_read_where_it_can_be_nothing_else() -> None:
+    cells = [("3,5", "1,234", "a,1"), ("-1.012,25", "5", "b")]
+    rows = [{"price": price, "thousands": thousands, "name": name} for price, thousands, name in cells]
+    processor = TableProcessor.fit({}, iter(rows))
+    assert processor.numbers == (("price", pytest.approx(-504.375), pytest.approx(507.875)),)
+    assert processor.notes == ["the table has numbers in price; names in thousands, name"]
+    (_, advice) = TableProcessor.fit({}, iter([{"thousands": "1,234"}, {"thousands": "-20,000.5"}])).notes
+    assert advice == "thousands: '-20,000.5' is not read as a number, for its comma: write 1234.5"
+
+
+def test_what_differs_in_every_row_is_not_learned() -> None:
+    rows = [{"id": f"P{i}", "kind": "ab"[i % 2]} for i in range(20)]
+    processor = TableProcessor.fit({}, iter(rows))
+    assert processor.names == (("id", ()), ("kind", ("a", "b")))
+    assert processor.notes[1:] == ["what differs in every row says nothing of others: id"]
+    np.testing.assert_array_equal(processor.features(processor.read(rows[3]))[:, 0], [0, 3])
+    assert TableProcessor.fit({}, iter(rows[:19])).names[0][1] == tuple(sorted(row["id"] for row in rows[:19]))

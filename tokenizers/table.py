@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unitx.cells import comma_advice, is_missing, number_of
 from unitx.errors import BadItem, UnitxError
 from unitx.media import describe
 from unitx.registry import register_tokenizer
@@ -22,9 +21,8 @@ from unitx.tokenizer import Processor, Tokenizer
 from unitx.tokens import Pieces, line_positions
 
 LOOKED_AT = 100_000  # rows that columns are learned from
-MISSING = {"", "na", "n/a", "nan", "null", "none", "-", "?"}  # how a missing number is written, in small letters
 NAMES = 1_000  # of a column; rarer ones are as if they were missing
-DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+DIFFERENT = 20  # rows, from which on a column that differs in each says nothing of others
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,10 @@ class TableProcessor(Processor):
     @classmethod
     def fit(cls, options: dict[str, Any], items: Iterator[Any]) -> TableProcessor:
         """Learn the columns, but for those of `leave_out` (an id, what gives the answer away): of numbers where all
-        filled cells are numbers, of names else. All of a row are read, unless `max_tokens` says otherwise."""
+        filled cells are numbers, of names else; of a column of them that differs in every row none.
+
+        All of a row are read, unless `max_tokens` says otherwise.
+        """
         options = dict(options)
         given = options.pop("leave_out", ())
         left_out = {str(name) for name in ((given,) if isinstance(given, str | int) else given)}
@@ -66,12 +67,14 @@ class TableProcessor(Processor):
         numbers, names = [], []
         for column in [column for column in columns if column not in left_out]:
             cells = [row[column] for row in rows if row.get(column) is not None]
-            read = [(cell, _number(cell)) for cell in cells]
+            read = [(cell, number_of(cell)) for cell in cells]
             found = [number for _, number in read if number is not None]
-            if found and all(_is_missing(cell) for cell, number in read if number is None):
+            if found and all(is_missing(cell) for cell, number in read if number is None):
                 numbers.append((column, float(np.mean(found)), float(np.std(found)) or 1.0))
             elif cells:
-                names.append((column, tuple(sorted(name for name, _ in Counter(map(str, cells)).most_common(NAMES)))))
+                counts = Counter(map(str, cells))
+                known = () if len(counts) == len(cells) >= DIFFERENT else counts.most_common(NAMES)
+                names.append((column, tuple(sorted(name for name, _ in known))))
         room = {"max_tokens": max(cls.max_tokens, len(numbers) + len(names)), **options}
         return cls(**room, numbers=tuple(numbers), names=tuple(names))
 
@@ -89,9 +92,10 @@ class TableProcessor(Processor):
     def notes(self) -> list[str]:
         kinds = {"numbers": [name for name, *_ in self.numbers], "names": [name for name, _ in self.names]}
         said = (f"{kind} in {shorten(', '.join(found), 300)}" for kind, found in kinds.items() if found)
-        commas = [name for name, known in self.names if all(map(DECIMAL_COMMA.fullmatch, known))]
-        advice = f"{shorten(', '.join(commas), 300)}: numbers with a comma count as names; write 3.5 for 3,5"
-        return [f"the table has {'; '.join(said)}", *([advice] if commas else [])]
+        own = [name for name, known in self.names if not known]
+        lost = f"what differs in every row says nothing of others: {shorten(', '.join(own), 300)}"
+        doubts = [f"{name}: {advice}" for name, known in self.names if (advice := comma_advice(known))]
+        return [f"the table has {'; '.join(said)}", *([lost] if own else []), *doubts]
 
     def read(self, item: Any) -> Mapping[str, Any]:
         """A dictionary of column → cell; columns that training did not have are left out, what is missing is None.
@@ -103,7 +107,7 @@ class TableProcessor(Processor):
         if not isinstance(item, Mapping) or not any(item.get(column) is not None for column in columns):
             raise BadItem(f"{describe(item)} is no row of the table: give {{column: cell}} with {', '.join(columns)}")
         for column, *_ in self.numbers:
-            if not _is_missing(item.get(column)) and _number(item[column]) is None:
+            if not is_missing(item.get(column)) and number_of(item[column]) is None:
                 raise BadItem(f"the column '{column}' holds {describe(item[column])}, and held numbers in training")
         return {column: item.get(column) for column in columns}
 
@@ -111,7 +115,7 @@ class TableProcessor(Processor):
         """(columns, 2) float32: the slot of each, and the standardised number, 0 of a name."""
         found, slot = [], 0
         for column, mean, std in self.numbers:
-            number = _number(raw[column])
+            number = number_of(raw[column])
             found.append((slot + 1, 0.0) if number is None else (slot, (number - mean) / std))
             slot += 2
         for column, known in self.names:
@@ -123,20 +127,6 @@ class TableProcessor(Processor):
     def cut(self, features: np.ndarray, rng: np.random.Generator | None = None) -> Pieces:
         part = features[: self.max_tokens]
         return Pieces(part, line_positions(len(part)), shortened=len(part) < len(features))
-
-
-def _number(cell: Any) -> float | None:
-    """The number that a cell holds or is written as, None for what is none."""
-    try:
-        number = float(cell)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _is_missing(cell: Any) -> bool:
-    """Whether a cell of a column of numbers says that there is none."""
-    return cell is None or str(cell).strip().lower() in MISSING
 
 
 @register_tokenizer("table")

@@ -32,6 +32,7 @@ class Progress:
         seconds: time spent training.
         items: items seen.
         evaluated: the headline scores of each evaluation, task → score, larger is better.
+        losses: the held-out losses of each evaluation, task → loss with its sign turned, which decide between equals.
         best: which of these evaluations is the best; None before the first.
     """
 
@@ -39,6 +40,7 @@ class Progress:
     seconds: float = 0.0
     items: int = 0
     evaluated: list[dict[str, float]] = field(default_factory=list)
+    losses: list[dict[str, float]] = field(default_factory=list)
     best: int | None = None
 
 

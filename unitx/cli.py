@@ -76,7 +76,7 @@ def split_dotted(argv: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
 def _unknown(word: str, parser: argparse.ArgumentParser) -> str:
     """What to say of an argument that a verb does not take."""
     flags = sorted(set(re.findall(r"(?<![\w-])--[a-z][\w-]*", parser.format_help())))
-    close = difflib.get_close_matches(word.partition("=")[0], flags, 1) if word.startswith("-") else []
+    close = difflib.get_close_matches(word.partition("=")[0], flags, 1, 0.75) if word.startswith("-") else []
     hint = f"did you mean {close[0]}?" if close else f"see {parser.prog} --help"
     return f"{parser.prog} takes no {word}; {hint}"
 
@@ -313,7 +313,8 @@ def _name_texts(items: Sequence[str]) -> None:
 
 
 def _add_generate(verbs: Any) -> None:
-    parser = _add(verbs, "generate", _generate, "continue texts, or draw what a task writes for items")
+    about = "continue texts, or draw what a task writes for items (its likeliest texts: unitx predict --top N)"
+    parser = _add(verbs, "generate", _generate, about)
     _add_model(parser)
     parser.add_argument("prompts", nargs="+", help='how the texts begin ("" for a new one), or files')
     parser.add_argument("--task", help="which of the model's tasks")
@@ -412,10 +413,12 @@ def _add_search(verbs: Any) -> None:
 def _search(arguments: argparse.Namespace) -> None:
     from unitx.index import Index
 
-    if not Path(arguments.index).is_file():
-        raise UnitxError(
-            f"there is no file {arguments.index}; make one with: unitx embed MODEL FOLDER -o {arguments.index}"
-        )
+    file = Path(arguments.index).expanduser()
+    if not file.is_file() or file.suffix.lower() != ".parquet":
+        there = file.exists()
+        what = f"{arguments.index} is no file of embeddings" if there else f"there is no file {arguments.index}"
+        command = f"unitx embed MODEL {file if there else 'FOLDER'} -o {file.with_suffix('.parquet')}"
+        raise UnitxError(f"{what}; make one with: {command}")
     if arguments.modality is None:
         _name_texts([arguments.query])
     for hit in Index(arguments.index).search(_load(arguments), arguments.query, arguments.top, arguments.modality):

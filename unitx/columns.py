@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from unitx.cells import number_of
 from unitx.errors import UnitxError
 from unitx.hub import DatasetSource
 from unitx.media import MEDIA, suffix_modality
@@ -116,7 +117,7 @@ def check_columns(
     """
     for column in [*reads, *([label] if label else [])]:
         if column != ROW:
-            _check_there(source, column, label)
+            _check_there(source, column, reads.get(column, ""), label)
     notes: list[str] = list(getattr(origin(source), "notes", []))
     if isinstance(table := origin(source), Table):
         looked_at = _sample(source, _places(source), LOOKED_AT if isinstance(table, TableSource) else OF_BYTES)
@@ -143,7 +144,7 @@ def unknown_to_data(source: Source, reads: dict[str, str], processors: Mapping[s
     return [f"{name_of(source)} has no {lost}, which the model reads: they count as missing"] if lost else []
 
 
-def _check_there(source: Source, column: str, label: str | None) -> None:
+def _check_there(source: Source, column: str, modality: str, label: str | None) -> None:
     columns = list(source.columns)
     if column in columns:
         return
@@ -152,11 +153,16 @@ def _check_there(source: Source, column: str, label: str | None) -> None:
     if column == label and columns in (["image"], ["audio"], ["video"], ["text"], ["text", "file"]):
         hint = "; in a folder the label comes from class folders: put the files in FOLDER/CLASS/"
     elif not near and isinstance(origin(source), Table):
-        headless = str(name_of(source)).endswith((".csv", ".tsv"))
-        hint = "; if these are data, the file lacks its header line: add one" if headless else ""
-        hint += "; rows of numbers and names are read as a whole by --reads '*:table'" if column != label else ""
+        hint = f"; name the one to read, --reads COLUMN:{modality}, or rows as a whole, --reads '*:table'"
+        hint = "; name another" if column == label else hint
+        hint += "; if these are data, the file lacks its header line: add one" if _are_data(columns) else ""
     flag = f"--label {column}" if column == label else f"--reads {column}:…"
     raise UnitxError(f"{name_of(source)} has no column '{column}' ({flag}); it has: {', '.join(columns)}{hint}")
+
+
+def _are_data(columns: list[str]) -> bool:
+    """Whether one of a header's names is a number or a sentence."""
+    return any(number_of(name) is not None or len(name.split()) > 4 for name in columns)
 
 
 def _check_label(source: Source, label: str, multi: bool, evaluated: bool) -> list[str]:

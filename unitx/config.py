@@ -139,6 +139,6 @@ def heads_for(dim: int, width: int) -> int:
     return next((heads for heads in range(dim // width, 0, -1) if dim % (2 * heads) == 0), 1)
 
 
-def size_of(dim: int) -> Size:
+def size_of(dim: int) -> str:
     """The setting of the dial for a backbone of this width: the largest that is not wider, or the smallest."""
-    return next((size for size in reversed(SIZES.values()) if size.dim <= dim), SIZES["nano"])
+    return next((name for name, size in reversed(SIZES.items()) if size.dim <= dim), "nano")

@@ -393,7 +393,8 @@ def _task_parts(head: Task, item: Any) -> list[tuple[str, Any]]:
         raise UnitxError(f"task '{info.name}' reads several columns: {item_of_all}")
     modality = modalities.pop()
     if is_missing_file(item):
-        raise BadItem(f"there is no file {item}; if it is a text, give it as {{'text': …}}")
+        hint = "; if it is a text, give it as {'text': …}" if modality == "text" else ""
+        raise BadItem(f"there is no file {item}{hint}")
     if modality == "text" and isinstance(item, Path) and suffix_modality(item) in MEDIA:
         raise BadItem(f"{item} is no text, which task '{info.name}' reads")
     return [(modality, item)]

@@ -89,7 +89,7 @@ def build_job(recipe: Recipe, base: Model | None = None, fixed: Collection[str] 
     if recipe.temperature is not None:
         weigh_by_size(feeds, recipe.temperature)
     processors = _processors(recipe, feeds, base, notes)
-    notes += _unknown_columns(feeds, processors)
+    notes += _unknown_columns(feeds, base.processors) if base else []
     infos = [feed.info for feed in feeds]
     model = (
         Model(backbone_config(recipe), processors, infos)
@@ -99,7 +99,7 @@ def build_job(recipe: Recipe, base: Model | None = None, fixed: Collection[str] 
     for made in shared.made.values():
         made.prepare()  # which takes a while: after all that can be wrong has been found
     preparer = Preparer(model.processors, model.prefix_parts)
-    size = SIZES[recipe.size] if base is None else size_of(model.backbone.config.dim)
+    size = SIZES[recipe.size if base is None else size_of(model.backbone.config.dim)]
     resolved: dict[str, Any] = {
         "batch_tokens": recipe.batch_tokens or size.batch_tokens,
         "lr": recipe.lr or size.lr * (FINETUNE_RATE if base is not None and recipe.tune == "all" else 1.0),
@@ -146,7 +146,7 @@ def _unknown_columns(feeds: list[Feed], processors: dict[str, Processor]) -> lis
     found = []
     for feed in feeds:
         tables = {column: "table" for column, modality in feed.info.reads.items() if modality == "table"}
-        known = {*getattr(processors["table"], "columns", ())} if tables else set()
+        known = {*getattr(processors.get("table"), "columns", ())} if tables else set()
         for index in range(min(FIRST_ROWS, len(feed.source))) if known else ():
             row = feed.source.row(index, np.random.default_rng(index))
             for _, item in replace(feed.info, reads=tables).parts(row):
@@ -416,12 +416,20 @@ def _processors(recipe: Recipe, feeds: list[Feed], base: Model | None, notes: li
     for modality in recipe.tokenizers:
         TOKENIZERS.get(modality)  # a name that is none is an error
         if modality in old:
-            notes.append(f"the model keeps its own {modality} tokenizer; the recipe's options for one are not used")
+            options = recipe.tokenizers[modality].items()
+            if lost := ", ".join(name for name, value in options if _differs(old[modality], name, value)):
+                notes.append(f"the model keeps its own {modality} tokenizer: {lost} of the recipe is not used")
     new = {modality: _new_processor(recipe, modality, feeds) for modality in sorted(read - set(old))}
     notes += [note for processor in new.values() for note in processor.notes]
     if base is not None and base.backbone.config.rotary_base is None:
         new = {modality: processor.with_positions() for modality, processor in new.items()}
     return old | new
+
+
+def _differs(processor: Processor, option: str, value: Any) -> bool:
+    """Whether a processor was made with another value of an option."""
+    held = getattr(processor, option, None)
+    return (list(held) if isinstance(held, tuple) else held) != value
 
 
 def _options(recipe: Recipe, task: TaskRecipe) -> dict[str, Any]:

@@ -416,7 +416,7 @@ def locate(source: str | Path, **hub: Any) -> Path:
             f"there is no model '{source}'; is {near} meant?" if near else
             f"there is no model '{source}': it is no folder, does not come along "
             f"(there {', '.join(shipped_models()) or 'is none'}), and was not loaded from the hub ({reason})"
-        ) from error  # fmt: skip
+        ) from None  # fmt: skip
 
 
 def read_config(folder: Path, weights: bool = True) -> dict[str, Any]:

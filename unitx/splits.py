@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from unitx.cells import number_of
 from unitx.errors import UnitxError
 from unitx.media import MEDIA
 from unitx.source import ROW, Source, Subset, file_column, is_numeric, labels_in, name_of, origin
@@ -59,7 +60,7 @@ def split(
         values = {name for names in labels for name in names}
         why = (
             f"'{label}' has {len(values):,} values in them; numbers are for the recipe regress"
-            if 2 * len(values) > n > 2 and not multi and all(map(_is_number, values))
+            if 2 * len(values) > n > 2 and not multi and all(number_of(value) is not None for value in values)
             else "they share items, or are the only ones of their class"
         )
         raise UnitxError(
@@ -135,14 +136,6 @@ class _Choice:
         if none:
             return [f"shared over {len(self.left)} classes, {none} of them too small to give a row"]
         return [f"same share of each of {len(self.left)} classes"]
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _groups(source: Source, reads: dict[str, str], same: dict[str, str]) -> tuple[list[list[int]], bool]:

@@ -266,6 +266,7 @@ class Trainer:
         """Score every task on its held-out rows; keep the model when it is the best so far."""
         scores: dict[str, float] = {}
         headlines: dict[str, float] = {}
+        losses: dict[str, float] = {}
         self.judged = Tally()
         model = self._whole_model()
         for feed in self.job.held_out:
@@ -276,17 +277,32 @@ class Trainer:
             scores |= {f"{feed.info.name}/{metric}": value for metric, value in found.items()}
             if head.headline in found:
                 headlines[feed.info.name] = found[head.headline] * (-1 if head.lower_is_better else 1)
+                losses[feed.info.name] = -found.get("loss", 0.0)
         self.reporter.scores(self.progress, scores)
         self._write({"step": self.progress.step, "held_out": scores})
-        before, best = self.progress.evaluated, self.progress.best
-        self.progress.evaluated = [*before, headlines]
-        # Without held-out rows the last model is the one to keep.
-        if best is None or gain(headlines, before[best], self.progress.evaluated) >= 0:
-            self.progress.best = len(before)
+        if self._is_best(headlines, losses):
+            self.progress.best = len(self.progress.evaluated)
             self._keep(model, "model", scores)
-        for task, value in headlines.items() if self.recipe.keep_best == "each" else ():
-            if all(value >= each[task] for each in before if not math.isnan(each.get(task, math.nan))):
+        for task in headlines if self.recipe.keep_best == "each" else ():
+            if self._is_best_of(task, headlines, losses):
                 self._keep(model, f"best/{task}", scores)
+        self.progress.evaluated.append(headlines)
+        self.progress.losses.append(losses)
+
+    def _is_best(self, headlines: dict[str, float], losses: dict[str, float]) -> bool:
+        """Whether an evaluation is better than the best before, by its losses where the headlines are as good: of few
+        rows they often are. Without held-out rows the last model is the one to keep."""
+        before = self.progress
+        if before.best is None:
+            return True
+        better = gain(headlines, before.evaluated[before.best], [*before.evaluated, headlines])
+        return (better or gain(losses, before.losses[before.best], [*before.losses, losses])) >= 0
+
+    def _is_best_of(self, task: str, headlines: dict[str, float], losses: dict[str, float]) -> bool:
+        """The same for one task."""
+        before = zip(self.progress.evaluated, self.progress.losses, strict=True)
+        known = [(scores[task], lost[task]) for scores, lost in before if not math.isnan(scores.get(task, math.nan))]
+        return all((headlines[task], losses[task]) >= each for each in known)
 
     def _whole_model(self) -> Model:
         """The model as it stands, all of it in each process; of a sharded one the copy that was made for this."""
@@ -337,14 +353,19 @@ class Trainer:
             f"{job.resolved['parameters'] / 1e6:.2f} M parameters: width {shape.dim}, depth {shape.depth}, "
             f"{shape.heads} heads; numbers in {job.resolved.get('precision_why', job.resolved['precision'])}"
         )
+        if self.progress.step:
+            step = f"step {self.progress.step}, {self.done:.0%} of the run"
+            say(f"goes on from {step}" if self.done < 1 else f"the run has come to its end with {step}")
         rows = ", ".join(f"{feed.rows} rows of {feed.info.name}, which has {len(feed.source):,}" for feed in job.feeds)
         say(f"a step takes {rows}")
         if self.steps is None and recipe.minutes is None:
             say(f"no length was given: it trains for {DEFAULT_MINUTES:g} minutes (--steps, --epochs or --minutes)")
         given = [feed for feed in job.feeds if is_recorded(feed.source)]
         # A row of a language model may be a book.
+        if long := [feed.info.name for feed in given if feed.rows > len(feed.source)]:
+            say(f"a step takes rows of {', '.join(long)} more than once: fewer --batch-tokens make it quicker")
         small = [f for f in given if len(f.source) < SMALL and not job.model.head(f.info.name).generates]
-        if small and job.resolved.get("recipe"):
+        if small and job.resolved.get("recipe") and not self.progress.step:
             start = next(iter(shipped_models()), "runs/demo")  # the demo makes one where none comes along
             say(
                 f"{len(small[0].source)} rows are few to learn from nothing; with the same flags from a trained "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 import yaml
 
 from unitx.checkpoint import checkpoints
+from unitx.config import size_of
 from unitx.distributed import on_cpus
 from unitx.errors import UnitxError
 from unitx.finetuning import prepare_base
@@ -59,14 +61,18 @@ def finetune(model: str | Path | Model, recipe: str | Path | Recipe, *, echo: bo
         recipe, echo, given: as for `train`.
     """
     chosen = update(load_recipe(recipe), **given)
+    asked = given.get("size")
     folder = _new_folder(chosen, str(recipe) if isinstance(recipe, str | Path) else "run")
     for plugin in chosen.plugins:
         import_plugin(plugin)
     if isinstance(model, Model):
         model = _save_base(model, folder / "base")
     base = Model.from_pretrained(model, "cpu")
+    chosen = replace(chosen, size=size_of(base.backbone.config.dim))
     torch.manual_seed(chosen.seed)
     job = prepare_base(chosen, base)
+    if asked not in (None, chosen.size):
+        job.notes.append(f"the model keeps its size: {asked} is for new ones")
     job.resolved["base"] = str(model)
     return Trainer(job, folder, echo).run()
 
