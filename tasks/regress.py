@@ -133,6 +133,7 @@ def _numbers(cell: Any, column: str | None) -> list[float]:
     Raises:
         BadItem: it holds something else, NaN or infinity.
     """
+    cell = cell.tolist() if isinstance(cell, np.ndarray) else cell
     parts = list(cell) if isinstance(cell, list | tuple) else [cell]
     if not parts or any(isinstance(part, float) and not math.isfinite(part) for part in parts):
         raise BadItem(f"'{column}' holds {describe(cell)}: give finite numbers")

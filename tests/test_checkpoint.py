@@ -104,6 +104,42 @@ class Noisy(Classify):
     assert equal(weights(whole.folder / "checkpoints/step-10"), weights(half / "checkpoints/step-10"))
 
 
+@pytest.mark.parametrize("lost", [1, 20])
+def test_half_a_line_of_metrics_does_not_stop_a_run(tmp_path: Path, data: str, lost: int):
+    made = {"data": data, "steps": 6, "checkpoint_every": 4, "evaluations": 1}
+    whole = tiny_run(Recipe(tasks=dict(TASKS)), tmp_path / "whole", **made)
+    half = cut_short(whole.folder, tmp_path / "half", 4)
+    metrics = half / "metrics.jsonl"
+    metrics.write_bytes(metrics.read_bytes()[:-lost])  # as a full disk or a power cut leaves it
+    unitx.resume(half, echo=False)
+    assert equal(weights(whole.folder / "model"), weights(half / "model"))
+    assert [line["step"] for line in lines(half)] == [line["step"] for line in lines(whole.folder)]
+
+
+def test_a_full_disk_is_one_line_and_leaves_whole_checkpoints(
+    tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch
+):
+    write = checkpoint._write_all
+
+    def full(folder: Path, model: Any, states: Any, progress: Progress) -> None:
+        if progress.step == 4:
+            folder.mkdir()
+            (folder / "model.safetensors").write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        write(folder, model, states, progress)
+
+    monkeypatch.setattr(checkpoint, "_write_all", full)
+    made = {"data": data, "steps": 6, "checkpoint_every": 2, "evaluations": 1}
+    with pytest.raises(UnitxError, match=r"No space left.*make room; then go on with: unitx train --resume") as error:
+        tiny_run(Recipe(tasks=dict(TASKS)), tmp_path / "run", **made)
+    assert "\n" not in str(error.value)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-2"]
+    monkeypatch.undo()
+    unitx.resume(tmp_path / "run", echo=False)
+    whole = tiny_run(Recipe(tasks=dict(TASKS)), tmp_path / "whole", **made)
+    assert equal(weights(tmp_path / "run" / "model"), weights(whole.folder / "model"))
+
+
 def test_data_in_memory_are_given_again(tmp_path: Path, data: str):
     frame = pd.read_csv(data)
     made = {"data": frame, "tasks.write.test": frame[:6], "steps": 6, "checkpoint_every": 4, "evaluations": 1}

@@ -104,6 +104,13 @@ def test_a_bad_cell_is_named() -> None:
         Regress.examples(info, {"picture": picture(0), "price": "dear"})
     with pytest.raises(BadItem, match="the model gives 1 numbers"):
         Regress.examples(info, {"picture": picture(0), "price": [1, 2]})
+    with pytest.raises(BadItem, match=r"'price' holds text '1,234', which is no number; .*write 1234\.5"):
+        Regress.examples(info, {"picture": picture(0), "price": "1,234"})
+
+
+def test_numbers_with_a_decimal_comma_and_in_arrays() -> None:
+    assert fitted(["6,5", "7,5", "8.5"]).facts["mean"] == [7.5]
+    assert fitted([np.array([1.0, 2.0]), np.array([3.0, 6.0])]).facts["mean"] == [2.0, 4.0]
 
 
 def test_a_run_learns_how_bright_a_picture_is(tmp_path: Path) -> None:

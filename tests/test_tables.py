@@ -132,6 +132,11 @@ def test_parquet_equals_pandas(tmp_path):
         {"n": None, "s": None, "many": []},
         {"n": 3.0, "s": None, "many": ["q", "r"]},
     ]
+    again = pd.read_parquet(tmp_path / "t.parquet")  # whose lists are arrays
+    rows = [{"many": cell} for cell in again["many"]]
+    for cells in (frame_cells(again), collect(rows)):
+        many = [row["many"] for row in rows_of(TableSource(cells, tmp_path, "the data"))]
+        assert many == [["p"], [], ["q", "r"]]
 
 
 def test_media_cells_become_absolute_paths_and_numbers_text(tmp_path, monkeypatch):

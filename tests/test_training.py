@@ -120,6 +120,20 @@ def test_lower_is_better_where_a_task_says_so(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("keep_best", ["mean", "each"])
+def test_between_scores_that_are_equal_the_loss_decides(
+    tmp_path: Path, photos: str, monkeypatch: pytest.MonkeyPatch, keep_best: str
+):
+    told = iter([(0.5, 0.9), (0.75, 0.6), (0.75, 0.5), (0.75, 0.8), (0.5, 0.1)])
+    monkeypatch.setattr(
+        "unitx.trainer.score", lambda *_: (dict(zip(["accuracy", "loss"], next(told), strict=True)), Tally())
+    )
+    run = tiny_run("image-classify", tmp_path / "run", data=photos, steps=5, evaluations=5, keep_best=keep_best)
+    assert run.metrics == {"image-classify/accuracy": 0.75, "image-classify/loss": 0.5}
+    if keep_best == "each":
+        assert json.loads((run.folder / "best/image-classify/scores.json").read_text()) == run.metrics
+
+
+@pytest.mark.parametrize("keep_best", ["mean", "each"])
 def test_the_best_of_each_task_is_kept_where_asked_for(
     tmp_path: Path, rows: str, monkeypatch: pytest.MonkeyPatch, keep_best: str
 ):

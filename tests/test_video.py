@@ -95,6 +95,19 @@ def test_a_changing_frame_rate_counts_in_time_not_in_frames(format, codec):
     assert found == expected and len(set(expected)) < 8
 
 
+@pytest.mark.parametrize("format", ["mp4", "matroska"])
+@pytest.mark.parametrize("tail", [1, 2, 3, 4])
+def test_a_pause_shortly_before_the_end_is_no_longer_than_it_is(format, tail):
+    times = [40 * i for i in range(27)]
+    times += [times[-1] + 5_000 + 40 * i for i in range(tail)]
+    waiting = {"x264-params": "bframes=2:b-adapt=0"}  # frames for later ones
+    data = encoded(greys(27 + tail), format, "libx264", times, **waiting)
+    found = numbers(VideoProcessor(frames=8, tubelet=1).read(data))
+    ends = times[-1] + 1, times[-1] + 40  # how long the last is shown no encoder knows
+    spread = [[(k + 0.5) * end / 8 for k in range(8)] for end in ends]
+    assert found in [[max(i for i, time in enumerate(times) if time <= at) for at in middle] for middle in spread]
+
+
 class Counting:
     """A container that counts the frames it decodes."""
 
@@ -311,6 +324,7 @@ def test_damaged_files_are_named_with_the_remedy(tmp_path):
             if packet.dts is not None:
                 packet.stream = stream
                 to.mux(packet)
+    avi = encoded(greys(60, 64, 64), "avi", "mjpeg")
     wav = io.BytesIO()
     soundfile.write(wav, np.zeros(800), 8000, format="WAV")
     with av.open(nothing := io.BytesIO(), "w", format="matroska") as container:
@@ -325,6 +339,7 @@ def test_damaged_files_are_named_with_the_remedy(tmp_path):
         "half.mkv": (mkv[: len(mkv) // 2], "damaged or cut off"),
         "sounding.mkv": (sounding[: len(sounding) // 2], "damaged or cut off"),
         "fast.mp4": (fast.read_bytes()[: -len(whole) // 3], "damaged"),
+        "half.avi": (avi[: len(avi) // 2], "damaged or cut off"),
         "sound.wav": (wav.getvalue(), "has no pictures"),
         "sound.mp4": (encoded_sound(), "has no pictures"),
         "cover.mp3": (covered(), "has no pictures"),

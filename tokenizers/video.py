@@ -220,16 +220,19 @@ def _timeline(file: BinaryIO, name: str) -> Timeline:
         sought = bool(re.search("mov|matroska", container.format.name))
         says_length = sought or container.format.name == "flv"
         untimed = container.format.name == "avi"  # holds no times, and frames that wait for later ones get wrong ones
+        counted = stream.frames if untimed else 0
         begin, stated = ((value or 0) / av.time_base for value in (container.start_time, container.duration))
     if not count:
         raise BadItem(f"{name} holds no frames; remove it, or record it again")
-    if says_length and reached - begin < 0.95 * stated - 0.3:
+    if (says_length and reached - begin < 0.95 * stated - 0.3) or count < 0.95 * counted:
         raise BadItem(f"{name} is damaged or cut off; copy it again from its source")
     shown = sorted(time for time in lasting if time is not None)
     if untimed or not shown:
         return Timeline(list(range(count)), count, [0], True)
-    # As long as the others, where nothing says so.
-    last = lasting[shown[-1]] or max(1, (shown[-1] - shown[0]) // max(1, len(shown) - 1))
+    # What its packet says of the frame shown last holds where that is the last of the file, for MP4 counts to the next
+    # one in it; else it lasts as long as the others.
+    said = lasting[shown[-1]] if shown[-1] == next(reversed(lasting)) else 0
+    last = said or (int(np.median(np.diff(shown))) if len(shown) > 1 else 1)
     sought_keys = [time for time in sorted(keys) if sought and time > shown[0]]
     return Timeline(shown, shown[-1] + last, [shown[0], *sought_keys], False)
 

@@ -52,25 +52,33 @@ def save_checkpoint(
     Args:
         states: of the optimizers of the model's parameters, as `optimizer_state` gives them.
     """
-    from safetensors.torch import save_file
-
     done = folder / f"step-{progress.step}"
     writing = folder / f".step-{progress.step}"
     for half_written in folder.glob(".step-*"):
         shutil.rmtree(half_written)
-    model.save_pretrained(writing)
-    tensors = {"random.cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        tensors["random.cuda"] = torch.cuda.get_rng_state()
-    for i, state in enumerate(states):
-        tensors |= {f"optimizer{i}.{name}": value for name, value in state.items()}
-    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, writing / TENSORS)
-    (writing / STATE).write_text(json.dumps({"progress": asdict(progress)}), "utf-8")
+    try:
+        _write_all(writing, model, states, progress)
+    except BaseException:  # a full disk, which half a checkpoint would keep full
+        shutil.rmtree(writing, ignore_errors=True)
+        raise
     shutil.rmtree(done, ignore_errors=True)
     writing.rename(done)
     for old in checkpoints(folder)[:-KEPT]:
         shutil.rmtree(old)
     return done
+
+
+def _write_all(folder: Path, model: Any, states: Sequence[dict[str, torch.Tensor]], progress: Progress) -> None:
+    from safetensors.torch import save_file
+
+    model.save_pretrained(folder)
+    tensors = {"random.cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    for i, state in enumerate(states):
+        tensors |= {f"optimizer{i}.{name}": value for name, value in state.items()}
+    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, folder / TENSORS)
+    (folder / STATE).write_text(json.dumps({"progress": asdict(progress)}), "utf-8")
 
 
 def checkpoints(folder: Path) -> list[Path]:

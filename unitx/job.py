@@ -327,7 +327,10 @@ def _answered(source: Any, label: str | None, multi: bool, kind: type[Task]) -> 
     if source is None or label is None or not _asks(kind) or isinstance(source, MadeSource) or is_stream(source):
         return source
     cells = source.column(label)
-    has = [is_answered(cell, multi) if kind.classifies else cell is not None and cell != "" for cell in cells]
+    if kind.classifies:
+        has = [is_answered(cell, multi) for cell in cells]
+    else:
+        has = [cell is not None and not (isinstance(cell, str) and cell == "") for cell in cells]
     return source if all(has) else Subset(source, np.flatnonzero(has))
 
 

@@ -107,7 +107,13 @@ def collect(rows: Iterable[Mapping[str, Any]], names: Iterable[str] = ()) -> dic
     return {name: _join(chunks) for name, chunks in parts.items()}
 
 
+def _is_list(value: Any) -> bool:
+    """Whether it is an array of objects or texts, which pandas makes of a Parquet file's lists."""
+    return isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "OU"
+
+
 def _pack(values: list[Any]) -> pa.Array | list:
+    values = [value.tolist() if _is_list(value) else value for value in values]
     if not all(_is_plain(value) for value in values):
         return values
     try:

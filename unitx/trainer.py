@@ -13,18 +13,26 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from unitx.augment import Augment
 from unitx.batches import Step, Steps, Tally, data_loader
-from unitx.checkpoint import Progress, load_progress, load_training_state, optimizer_state, save_checkpoint
+from unitx.checkpoint import (
+    Progress,
+    checkpoints,
+    load_progress,
+    load_training_state,
+    optimizer_state,
+    save_checkpoint,
+)
 from unitx.distributed import gather_objects, on_cpus
 from unitx.errors import UnitxError
 from unitx.evaluation import gain, score
@@ -313,8 +321,25 @@ class Trainer:
 
     def _keep(self, model: Model, folder: str, scores: dict[str, float]) -> None:
         if self.main:
-            model.save_pretrained(self.folder / folder)
-            (self.folder / folder / "scores.json").write_text(json.dumps(scores, indent=2), "utf-8")
+            with self._writing():
+                model.save_pretrained(self.folder / folder)
+                (self.folder / folder / "scores.json").write_text(json.dumps(scores, indent=2), "utf-8")
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Within it the run's folder is written into.
+
+        Raises:
+            UnitxError: it cannot be, as on a full disk.
+        """
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            go_on = f"; then go on with: unitx train --resume {self.folder}"
+            raise UnitxError(
+                f"{self.folder} cannot be written into ({error}): make room"
+                + (go_on if checkpoints(self.folder / "checkpoints") else "")
+            ) from error
 
     def _checkpoint_due(self) -> bool:
         every = self.recipe.checkpoint_every
@@ -323,26 +348,34 @@ class Trainer:
     def _checkpoint(self) -> None:
         model, states = self._whole_model(), [optimizer_state(self.model, o) for o in self.optimizers]
         if self.main:
-            save_checkpoint(self.folder / "checkpoints", model, states, self.progress)
+            with self._writing():
+                save_checkpoint(self.folder / "checkpoints", model, states, self.progress)
 
     def _write(self, line: dict[str, Any]) -> None:
         if self.main:
-            with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            with self._writing(), (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
         if self.recipe.tracker:
             flat = line.get("held_out", line)
             self.accelerator.log({k: v for k, v in flat.items() if isinstance(v, float)}, step=self.progress.step)
 
     def _history(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; none where a run was stopped before its first."""
+        """The lines of metrics.jsonl, but for a last one that a full disk or a power cut has left half written; none
+        where a run was stopped before its first."""
         file = self.folder / "metrics.jsonl"
-        return [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.exists() else []
+        history = []
+        with suppress(ValueError):
+            for line in file.read_text("utf-8").splitlines() if file.exists() else []:
+                history.append(json.loads(line))
+        return history
 
     def _rewind(self) -> None:
         """Take back the lines of steps that come again: those after the checkpoint."""
         if self.main and (history := self._history()):
             kept = [json.dumps(line, ensure_ascii=False) for line in history if line["step"] <= self.progress.step]
-            (self.folder / "metrics.jsonl").write_text("".join(f"{line}\n" for line in kept), "utf-8")
+            beside = self.folder / ".metrics.jsonl"
+            beside.write_text("".join(f"{line}\n" for line in kept), "utf-8")
+            beside.replace(self.folder / "metrics.jsonl")
 
     def _announce(self) -> None:
         job, recipe, say = self.job, self.recipe, self.reporter.say
