@@ -100,7 +100,7 @@ def test_a_changing_frame_rate_counts_in_time_not_in_frames(format, codec):
 def test_a_pause_shortly_before_the_end_is_no_longer_than_it_is(format, tail):
     times = [40 * i for i in range(27)]
     times += [times[-1] + 5_000 + 40 * i for i in range(tail)]
-    waiting = {"x264-params": "bframes=2:b-adapt=0"}  # frames for later ones
+    waiting = {"x264-params": "bframes=2:b-adapt=0:scenecut=0"}  # frames for later ones
     data = encoded(greys(27 + tail), format, "libx264", times, **waiting)
     found = numbers(VideoProcessor(frames=8, tubelet=1).read(data))
     ends = times[-1] + 1, times[-1] + 40  # how long the last is shown no encoder knows
