@@ -116,6 +116,7 @@ MISTAKES = [
     (["train", "align", "--size", "huge"], "argument --size: invalid choice: 'huge'"),
     (["train", "align", "--stesp", "3"], "takes no --stesp; did you mean --steps?"),
     (["train", "align", "--step", "3"], "takes no --step; did you mean --steps?"),
+    (["generate", "runs/a", "x", "--beams", "3"], "takes no --beams; see unitx generate --help"),
     (["train", "align", "--model.depth"], "--model.depth needs a value"),
     (["train", "align", "--data", "{world"], "--data {world"),
     (["finetune", "runs/a"], "the following arguments are required: recipe"),

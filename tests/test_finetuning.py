@@ -377,6 +377,21 @@ def test_the_run_says_what_it_started_from(tmp_path: Path, base: Path):
     assert tree["resolved"]["base"] == str(base) and checkpoints(run.folder / "checkpoints")
 
 
+def test_what_a_trained_model_keeps_is_said(tmp_path: Path, base: Path):
+    text = Model.from_pretrained(base).processors["text"]
+    for name, size, length in (("run", "large", text.max_tokens + 1), ("same", "nano", text.max_tokens)):
+        options = {"text": {"vocabulary": text.vocabulary, "max_tokens": length}}
+        given = {"data": text_rows(12), "steps": 1, "size": size, "tokenizers": options}
+        run = further(base, {"topic2": TOPIC}, tmp_path / name, **given)
+        recipe = yaml.safe_load((run.folder / "recipe.yaml").read_text())
+        kept = [note for note in recipe["resolved"]["notes"] if "keeps" in note]
+        assert recipe.get("size", "nano") == "nano"
+        assert kept == ([] if name == "same" else [
+            "the model keeps its own text tokenizer: max_tokens of the recipe is not used",
+            "the model keeps its size: large is for new ones",
+        ])  # fmt: skip
+
+
 def test_a_base_that_is_not_there(tmp_path: Path):
     with pytest.raises(UnitxError, match="nowhere") as error:
         further(tmp_path / "nowhere", {"topic2": TOPIC}, tmp_path / "run", data=text_rows(12))

@@ -233,6 +233,25 @@ def test_one_step_moves_the_weights_as_a_plain_loop_does(tmp_path: Path, rows: s
     assert checked > 500
 
 
+def test_a_run_that_goes_on_says_from_where(tmp_path: Path, photos: str, capfd: pytest.CaptureFixture[str]):
+    given = {"data": photos, "steps": 4, "evaluations": 2, "out": str(tmp_path / "run"), **TINY}
+    run = unitx.train("image-classify", **given)
+    said = capfd.readouterr().err
+    assert "few to learn from nothing" in said and "goes on" not in said
+    assert "a step takes rows of image-classify more than once: fewer --batch-tokens" not in said
+    shutil.rmtree(run.folder / "checkpoints" / "step-4")
+    for expected in ("goes on from step 2, 50% of the run", "the run has come to its end with step 4"):
+        unitx.resume(run.folder)
+        said = capfd.readouterr().err
+        assert expected in said and "few to learn from nothing" not in said
+
+
+def test_a_step_longer_than_the_data_is_told(tmp_path: Path, photos: str, capfd: pytest.CaptureFixture[str]):
+    given = {"data": photos, "steps": 1, "out": str(tmp_path / "run"), **TINY, "batch_tokens": 20_000}
+    unitx.train("image-classify", **given)
+    assert "a step takes rows of image-classify more than once: fewer --batch-tokens" in capfd.readouterr().err
+
+
 def test_length_in_epochs_covers_the_larger_task(tmp_path: Path, photos: str):
     tasks = {"colour": TaskRecipe("classify", photos, reads="image", label="label"),
              "topic": TaskRecipe("classify", text_rows(20), reads="text", label="label")}  # fmt: skip

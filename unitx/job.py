@@ -431,7 +431,7 @@ def _processors(recipe: Recipe, feeds: list[Feed], base: Model | None, notes: li
 
 def _differs(processor: Processor, option: str, value: Any) -> bool:
     """Whether a processor was made with another value of an option."""
-    held = getattr(processor, option, None)
+    held = getattr(processor, option, value)  # what it was fitted by it does not hold
     return (list(held) if isinstance(held, tuple) else held) != value
 
 
