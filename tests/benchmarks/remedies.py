@@ -5,7 +5,8 @@
 - uncertainty: losses weighted by what they leave open (Kendall et al. 2018);
 - temperature: tasks with few rows seen more often than their weights say (Raffel et al. 2020), at temperature 2;
 - wider: half as deep and wider, about as many weights;
-- norms: a gain of each norm of the backbone for every modality.
+- norms: a gain of each norm of the backbone for every modality;
+- rate: twice the learning rate, as a step of many tasks may bear.
 
 The score of each task on its held-out rows at the end of a run; nothing chooses a checkpoint by them. Then the cosines
 between the tasks' gradients on the shared backbone, at the end of the run as it is, are printed and drawn. What was
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 
 import unitx
 from unitx import backbone
-from unitx.config import BackboneConfig
+from unitx.config import SIZES, BackboneConfig
 from unitx.job import build_job
 from unitx.recipe import Recipe, backbone_config, update
 
@@ -87,7 +88,7 @@ def main() -> None:
     recipe, results = begun(given)
     remedies: dict[str, dict[str, Any]] = {
         "as it is": {}, "uncertainty": {"loss_weighting": "uncertainty"}, "temperature": {"temperature": 2.0},
-        "wider": wider(recipe), "norms": {},
+        "wider": wider(recipe), "norms": {}, "rate": {"lr": 2 * (recipe.lr or SIZES[recipe.size].lr)},
     }  # fmt: skip
     for arm, changes in remedies.items():
         if results.has(arm=arm):
