@@ -417,7 +417,8 @@ def _search(arguments: argparse.Namespace) -> None:
     if not file.is_file() or file.suffix.lower() != ".parquet":
         there = file.exists()
         what = f"{arguments.index} is no file of embeddings" if there else f"there is no file {arguments.index}"
-        command = f"unitx embed MODEL {file if there else 'FOLDER'} -o {file.with_suffix('.parquet')}"
+        index = f"{file.resolve().stem or 'all'}.parquet" if there else file.parent / f"{file.stem}.parquet"
+        command = f"unitx embed MODEL {file if there else 'FOLDER'} -o {index}"
         raise UnitxError(f"{what}; make one with: {command}")
     if arguments.modality is None:
         _name_texts([arguments.query])
