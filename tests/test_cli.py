@@ -149,7 +149,7 @@ UNSOUND = [
     (["predict", "no-such-run/", "x"], "there is no model 'no-such-run/'"),
     (["search", "no-such-run/", "photos.parquet", "x"], "there is no file photos.parquet; make one with: unitx embed"),
     (["search", "no-such-run/", ".", "x"], ". is no file of embeddings; make one with: unitx embed MODEL . -o "),
-    (["search", "no-such-run/", "photos/", "x"], "no file photos/; make one with: unitx embed MODEL FOLDER -o photos.par"),
+    (["search", "no-such-run/", "photos/", "x"], "photos/; make one with: unitx embed MODEL FOLDER -o photos.parquet"),
 ]
 
 
