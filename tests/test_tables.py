@@ -59,6 +59,11 @@ def test_csv_dialects(tmp_path, text):
     assert rows_of(read_table(write(tmp_path / "t.csv", text))) == [{"a": "1", "b": "2"}]
 
 
+def test_a_name_may_hold_a_comma_where_semicolons_part_them(tmp_path):
+    source = read_table(write(tmp_path / "t.csv", "price, EUR;size;kind\n3,5;1,25;a\n"))
+    assert rows_of(source) == [{"price, EUR": "3,5", "size": "1,25", "kind": "a"}]
+
+
 def test_a_cell_longer_than_the_csv_modules_limit(tmp_path):
     limit = csv.field_size_limit()
     source = read_table(write(tmp_path / "t.csv", "text,n\n" + "x" * 200_000 + ",1\n"))

@@ -188,12 +188,13 @@ def _read_csv(path: Path) -> dict[str, Column]:
 
 
 def _delimiter(path: Path) -> str:
-    """A tab for .tsv; for .csv a comma, or what its header has instead (spreadsheets write ";" in much of Europe)."""
+    """A tab for .tsv; for .csv what its header has most of, commas, tabs or ";" (as spreadsheets write in much of
+    Europe, where a name may hold a comma)."""
     if path.suffix.lower() == ".tsv":
         return "\t"
     with path.open(encoding="utf-8-sig", newline="") as file:
         header = file.readline()
-    return next((sign for sign in ",;\t" if sign in header), ",")
+    return max(",;\t", key=header.count)
 
 
 def _header(path: Path, cells: list[str]) -> list[str]:
