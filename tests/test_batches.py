@@ -401,7 +401,7 @@ print("rows", rows)
     assert done.stdout.split() == ["begun", "rows", "12"]
 
 
-def test_a_batch_without_notes_has_empty_ones():
+def test_a_batch_without_a_tally_has_an_empty_one():
     pieces = TextProcessor().prepare("a word")
     info = TaskInfo("write", "next_token", {"text": "text"})
     batch = PREPARER.batch([(info, Prepared([("text", pieces)], None, 0))])

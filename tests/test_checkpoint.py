@@ -104,16 +104,24 @@ class Noisy(Classify):
     assert equal(weights(whole.folder / "checkpoints/step-10"), weights(half / "checkpoints/step-10"))
 
 
-@pytest.mark.parametrize("lost", [1, 20])
-def test_half_a_line_of_metrics_does_not_stop_a_run(tmp_path: Path, data: str, lost: int):
+@pytest.mark.parametrize("lost", ["a newline", "half a line", "half a letter", "all but half a line"])
+def test_half_a_line_of_metrics_does_not_stop_a_run(tmp_path: Path, data: str, lost: str):
     made = {"data": data, "steps": 6, "checkpoint_every": 4, "evaluations": 1}
     whole = tiny_run(Recipe(tasks=dict(TASKS)), tmp_path / "whole", **made)
     half = cut_short(whole.folder, tmp_path / "half", 4)
     metrics = half / "metrics.jsonl"
-    metrics.write_bytes(metrics.read_bytes()[:-lost])  # as a full disk or a power cut leaves it
+    written = metrics.read_bytes()  # as a full disk or a power cut leaves it
+    left = {
+        "a newline": written[:-1],
+        "half a line": written[:-20],
+        "half a letter": written[:-20] + "ö".encode()[:1],
+        "all but half a line": written[:20],
+    }
+    metrics.write_bytes(left[lost])
     unitx.resume(half, echo=False)
     assert equal(weights(whole.folder / "model"), weights(half / "model"))
-    assert [line["step"] for line in lines(half)] == [line["step"] for line in lines(whole.folder)]
+    steps = [line["step"] for line in lines(whole.folder)]
+    assert [line["step"] for line in lines(half)] == [step for step in steps if step > 4 or lost[:3] != "all"]
 
 
 def test_a_full_disk_is_one_line_and_leaves_whole_checkpoints(
@@ -130,7 +138,7 @@ def test_a_full_disk_is_one_line_and_leaves_whole_checkpoints(
 
     monkeypatch.setattr(checkpoint, "_write_all", full)
     made = {"data": data, "steps": 6, "checkpoint_every": 2, "evaluations": 1}
-    with pytest.raises(UnitxError, match=r"No space left.*make room; then go on with: unitx train --resume") as error:
+    with pytest.raises(UnitxError, match=r"No space left.*make room there, then go on with: unitx train --resume") as error:
         tiny_run(Recipe(tasks=dict(TASKS)), tmp_path / "run", **made)
     assert "\n" not in str(error.value)
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-2"]
@@ -138,6 +146,27 @@ def test_a_full_disk_is_one_line_and_leaves_whole_checkpoints(
     unitx.resume(tmp_path / "run", echo=False)
     whole = tiny_run(Recipe(tasks=dict(TASKS)), tmp_path / "whole", **made)
     assert equal(weights(tmp_path / "run" / "model"), weights(whole.folder / "model"))
+
+
+def test_a_run_of_before_losses_were_kept_goes_on(tmp_path: Path, data: str):
+    made = {"data": data, "steps": 6, "checkpoint_every": 4, "evaluations": 3, "keep_best": "each"}
+    whole = tiny_run(Recipe(tasks=dict(TASKS)), tmp_path / "whole", **made)
+    half = cut_short(whole.folder, tmp_path / "half", 4)
+    state = half / "checkpoints/step-4" / checkpoint.STATE
+    kept = json.loads(state.read_text("utf-8"))
+    assert len(kept["progress"].pop("losses")) == 2
+    state.write_text(json.dumps(kept), "utf-8")
+    unitx.resume(half, echo=False)
+    assert equal(weights(whole.folder / "checkpoints/step-6"), weights(half / "checkpoints/step-6"))
+
+
+def test_what_may_not_be_written_is_one_line(tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch):
+    def refused(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(checkpoint, "_write_all", refused)
+    with pytest.raises(UnitxError, match=r"\[Errno 13\] Permission denied\): train anew$"):
+        tiny_run(Recipe(tasks=dict(TASKS)), tmp_path / "run", data=data, steps=1, evaluations=1)
 
 
 def test_data_in_memory_are_given_again(tmp_path: Path, data: str):

@@ -390,6 +390,8 @@ def test_what_a_trained_model_keeps_is_said(tmp_path: Path, base: Path):
             "the model keeps its own text tokenizer: max_tokens of the recipe is not used",
             "the model keeps its size: large is for new ones",
         ])  # fmt: skip
+    with pytest.raises(UnitxError, match="size is 'gigantic'; it can be nano"):
+        further(base, {"topic2": TOPIC}, tmp_path / "none", data=text_rows(12), size="gigantic")
 
 
 def test_a_base_that_is_not_there(tmp_path: Path):

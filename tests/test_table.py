@@ -60,7 +60,7 @@ def test_a_column_of_numbers_may_have_gaps_however_they_are_written() -> None:
     rows = [{"age": age, "code": code} for age, code in zip(ages, "1a2b3c", strict=True)]
     processor = TableProcessor.fit({}, iter(rows))
     assert processor.numbers == (("age", 1.75, 0.75),) and [name for name, _ in processor.names] == ["code"]
-    assert processor.notes == ["the table has numbers in age; names in code"]
+    assert processor.notes(len(rows)) == ["the table has numbers in age; names in code"]
     gaps = [processor.features(processor.read({"age": age, "code": "1"})) for age in (None, "n/a", float("nan"), "?")]
     for gap in gaps:
         np.testing.assert_array_equal(gap, gaps[0])
@@ -123,20 +123,23 @@ def test_a_run_learns_from_rows_and_names_them(tmp_path: Path) -> None:
     assert model.embed([{"x": 1, "kind": "a"}], modality="table").shape == (1, 128)
 
 
-def test_a_decimal_comma_is_read_where_it_can_be_nothing_else() -> None:
-    cells = [("3,5", "1,234", "a,1"), ("-1.012,25", "5", "b")]
-    rows = [{"price": price, "thousands": thousands, "name": name} for price, thousands, name in cells]
+def test_numbers_with_a_comma_are_told() -> None:
+    rows = [{"price": f"1,{100 + i}", "name": "ab"[i % 2]} for i in range(30)]
     processor = TableProcessor.fit({}, iter(rows))
-    assert processor.numbers == (("price", pytest.approx(-504.375), pytest.approx(507.875)),)
-    assert processor.notes == ["the table has numbers in price; names in thousands, name"]
-    (_, advice) = TableProcessor.fit({}, iter([{"thousands": "1,234"}, {"thousands": "-20,000.5"}])).notes
-    assert advice == "thousands: '-20,000.5' is not read as a number, for its comma: write 1234.5"
+    said, advice = processor.notes(30)
+    assert said == "the table has names in price, name"
+    assert advice == "price: '1,100' is not read as a number, for its comma: write 1234.5"
+    processor = TableProcessor.fit({}, iter([{"price": 3.5}, {"price": 4}]))
+    with pytest.raises(BadItem, match=r"holds text '1,125', and held numbers in training; .*write 1234\.5"):
+        processor.read({"price": "1,125"})
 
 
-def test_what_differs_in_every_row_is_not_learned() -> None:
+def test_what_differs_in_most_rows_is_told() -> None:
     rows = [{"id": f"P{i}", "kind": "ab"[i % 2]} for i in range(20)]
-    processor = TableProcessor.fit({}, iter(rows))
-    assert processor.names == (("id", ()), ("kind", ("a", "b")))
-    assert processor.notes[1:] == ["what differs in every row says nothing of others: id"]
-    np.testing.assert_array_equal(processor.features(processor.read(rows[3]))[:, 0], [0, 3])
-    assert TableProcessor.fit({}, iter(rows[:19])).names[0][1] == tuple(sorted(row["id"] for row in rows[:19]))
+    for turns in (1, 2):  # of as many tasks on the same rows
+        processor = TableProcessor.fit({}, (row for row in rows for _ in range(turns)))
+        _, advice = processor.notes(20)
+        assert advice.startswith("id differs in most rows") and "--tokenizers.table.leave_out id" in advice
+    assert len(TableProcessor.fit({}, iter(rows[:19])).notes(19)) == 1
+    many = TableProcessor.fit({}, iter([{"id": str(i) + "x"} for i in range(3_000)]))
+    assert len(many.notes(3_000)) == 2

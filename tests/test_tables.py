@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from unitx import tables
 from unitx.errors import UnitxError
 from unitx.media import suffix_modality
+from unitx.source import labels_of
 from unitx.tables import TableSource, collect, frame_cells, read_table
 
 CELL = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
@@ -61,7 +62,15 @@ def test_csv_dialects(tmp_path, text):
 
 def test_a_name_may_hold_a_comma_where_semicolons_part_them(tmp_path):
     source = read_table(write(tmp_path / "t.csv", "price, EUR;size;kind\n3,5;1,25;a\n"))
-    assert rows_of(source) == [{"price, EUR": "3,5", "size": "1,25", "kind": "a"}]
+    assert rows_of(source) == [{"price, EUR": "3.5", "size": "1.25", "kind": "a"}]
+    source = read_table(write(tmp_path / "t.csv", "price, EUR;kind\n3,5;a\n1.024,5;b,c\n"))
+    assert rows_of(source) == [{"price, EUR": "3.5", "kind": "a"}, {"price, EUR": "1024.5", "kind": "b,c"}]
+
+
+@pytest.mark.parametrize("header", ['label,"mood (good; bad; mixed)"', "text;with;semis,label"])
+def test_a_name_may_hold_semicolons_where_commas_part_them(tmp_path, header):
+    source = read_table(write(tmp_path / "t.csv", f"{header}\n1,5\n"))
+    assert [list(row.values()) for row in rows_of(source)] == [["1", "5"]]
 
 
 def test_a_cell_longer_than_the_csv_modules_limit(tmp_path):
@@ -142,6 +151,11 @@ def test_parquet_equals_pandas(tmp_path):
     for cells in (frame_cells(again), collect(rows)):
         many = [row["many"] for row in rows_of(TableSource(cells, tmp_path, "the data"))]
         assert many == [["p"], [], ["q", "r"]]
+    frame = pd.DataFrame({"n": [[1, 2], [2]], "m": [[[0, 1]], [[2, 3], [4, 5]]]})
+    frame.to_parquet(tmp_path / "n.parquet")
+    again = TableSource(frame_cells(pd.read_parquet(tmp_path / "n.parquet")), tmp_path, "the data")
+    assert labels_of(again, "n", multi=True) == (["1", "2"], [1, 2])
+    assert again.column("m") == frame["m"].tolist()
 
 
 def test_media_cells_become_absolute_paths_and_numbers_text(tmp_path, monkeypatch):

@@ -123,7 +123,7 @@ def test_lower_is_better_where_a_task_says_so(tmp_path: Path, monkeypatch: pytes
 def test_between_scores_that_are_equal_the_loss_decides(
     tmp_path: Path, photos: str, monkeypatch: pytest.MonkeyPatch, keep_best: str
 ):
-    told = iter([(0.5, 0.9), (0.75, 0.6), (0.75, 0.5), (0.75, 0.8), (0.5, 0.1)])
+    told = iter([(0.5, 0.9), (0.75, float("nan")), (0.75, 0.5), (0.75, 0.8), (0.5, 0.1)])
     monkeypatch.setattr(
         "unitx.trainer.score", lambda *_: (dict(zip(["accuracy", "loss"], next(told), strict=True)), Tally())
     )

@@ -302,6 +302,13 @@ def covered() -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.parametrize("codec", ["mjpeg", "mpeg4"])
+def test_an_avi_may_leave_frames_out(codec):
+    times = [80 * i for i in range(24)]  # every second one at 25 a second, and the last stands for two seconds
+    data = encoded(greys(24), "avi", codec, [*times[:-1], times[-1] + 2_000])
+    assert len(VideoProcessor(frames=4, tubelet=1).read(data)) == 4
+
+
 def encoded_sound() -> bytes:
     """An MP4 of nothing but sound."""
     file = io.BytesIO()

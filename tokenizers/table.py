@@ -22,7 +22,7 @@ from unitx.tokens import Pieces, line_positions
 
 LOOKED_AT = 100_000  # rows that columns are learned from
 NAMES = 1_000  # of a column; rarer ones are as if they were missing
-DIFFERENT = 20  # rows, from which on a column that differs in each says nothing of others
+FEW = 20  # rows, of which nothing is said
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,7 @@ class TableProcessor(Processor):
     @classmethod
     def fit(cls, options: dict[str, Any], items: Iterator[Any]) -> TableProcessor:
         """Learn the columns, but for those of `leave_out` (an id, what gives the answer away): of numbers where all
-        filled cells are numbers, of names else; of a column of them that differs in every row none.
-
-        All of a row are read, unless `max_tokens` says otherwise.
-        """
+        filled cells are numbers, of names else. All of a row are read, unless `max_tokens` says otherwise."""
         options = dict(options)
         given = options.pop("leave_out", ())
         left_out = {str(name) for name in ((given,) if isinstance(given, str | int) else given)}
@@ -72,9 +69,7 @@ class TableProcessor(Processor):
             if found and all(is_missing(cell) for cell, number in read if number is None):
                 numbers.append((column, float(np.mean(found)), float(np.std(found)) or 1.0))
             elif cells:
-                counts = Counter(map(str, cells))
-                known = () if len(counts) == len(cells) >= DIFFERENT else counts.most_common(NAMES)
-                names.append((column, tuple(sorted(name for name, _ in known))))
+                names.append((column, tuple(sorted(name for name, _ in Counter(map(str, cells)).most_common(NAMES)))))
         room = {"max_tokens": max(cls.max_tokens, len(numbers) + len(names)), **options}
         return cls(**room, numbers=tuple(numbers), names=tuple(names))
 
@@ -88,14 +83,19 @@ class TableProcessor(Processor):
         """Those that it knows."""
         return [name for name, *_ in self.numbers] + [name for name, _ in self.names]
 
-    @property
-    def notes(self) -> list[str]:
+    def notes(self, rows: int) -> list[str]:
         kinds = {"numbers": [name for name, *_ in self.numbers], "names": [name for name, _ in self.names]}
         said = (f"{kind} in {shorten(', '.join(found), 300)}" for kind, found in kinds.items() if found)
-        own = [name for name, known in self.names if not known]
-        lost = f"what differs in every row says nothing of others: {shorten(', '.join(own), 300)}"
-        doubts = [f"{name}: {advice}" for name, known in self.names if (advice := comma_advice(known))]
-        return [f"the table has {'; '.join(said)}", *([lost] if own else []), *doubts]
+        found = [f"the table has {'; '.join(said)}"]
+        for column, known in self.names:
+            if advice := comma_advice(known):
+                found.append(f"{column}: {advice}")
+            elif 2 * len(known) > rows >= FEW or len(known) == NAMES:
+                found.append(
+                    f"{column} differs in most rows, which says little of others: leave it out with "
+                    f"--tokenizers.table.leave_out {column}, or read it as text"
+                )
+        return found
 
     def read(self, item: Any) -> Mapping[str, Any]:
         """A dictionary of column → cell; columns that training did not have are left out, what is missing is None.
@@ -108,7 +108,11 @@ class TableProcessor(Processor):
             raise BadItem(f"{describe(item)} is no row of the table: give {{column: cell}} with {', '.join(columns)}")
         for column, *_ in self.numbers:
             if not is_missing(item.get(column)) and number_of(item[column]) is None:
-                raise BadItem(f"the column '{column}' holds {describe(item[column])}, and held numbers in training")
+                advice = comma_advice([item[column]])
+                raise BadItem(
+                    f"the column '{column}' holds {describe(item[column])}, and held numbers in training"
+                    + (f"; {advice}" if advice else "")
+                )
         return {column: item.get(column) for column in columns}
 
     def features(self, raw: Mapping[str, Any]) -> np.ndarray:

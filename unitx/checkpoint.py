@@ -95,7 +95,10 @@ def load_progress(checkpoint: Path) -> Progress:
     """
     if not (checkpoint / STATE).is_file() or not (checkpoint / TENSORS).is_file():
         raise UnitxError(f"{checkpoint} is no checkpoint: it lacks {STATE} or {TENSORS}")
-    return Progress(**json.loads((checkpoint / STATE).read_text("utf-8"))["progress"])
+    progress = Progress(**json.loads((checkpoint / STATE).read_text("utf-8"))["progress"])
+    lacking = progress.evaluated[len(progress.losses) :]  # of runs before losses were kept
+    progress.losses += [dict.fromkeys(headlines, 0.0) for headlines in lacking]
+    return progress
 
 
 def load_training_state(checkpoint: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:

@@ -411,10 +411,10 @@ def _add_search(verbs: Any) -> None:
 
 
 def _search(arguments: argparse.Namespace) -> None:
-    from unitx.index import Index
+    from unitx.index import OTHERS, Index
 
     file = Path(arguments.index).expanduser()
-    if not file.is_file() or file.suffix.lower() != ".parquet":
+    if not file.is_file() or file.suffix.lower() in OTHERS:
         there = file.exists()
         what = f"{arguments.index} is no file of embeddings" if there else f"there is no file {arguments.index}"
         index = f"{file.resolve().stem or 'all'}.parquet" if there else file.parent / f"{file.stem}.parquet"

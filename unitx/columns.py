@@ -155,14 +155,15 @@ def _check_there(source: Source, column: str, modality: str, label: str | None) 
     elif not near and isinstance(origin(source), Table):
         hint = f"; name the one to read, --reads COLUMN:{modality}, or rows as a whole, --reads '*:table'"
         hint = "; name another" if column == label else hint
-        hint += "; if these are data, the file lacks its header line: add one" if _are_data(columns) else ""
+        headless = str(name_of(source)).endswith((".csv", ".tsv")) and _are_data(columns)
+        hint += "; if these are data, the file lacks its header line: add one" if headless else ""
     flag = f"--label {column}" if column == label else f"--reads {column}:…"
     raise UnitxError(f"{name_of(source)} has no column '{column}' ({flag}); it has: {', '.join(columns)}{hint}")
 
 
 def _are_data(columns: list[str]) -> bool:
     """Whether one of a header's names is a number or a sentence."""
-    return any(number_of(name) is not None or len(name.split()) > 4 for name in columns)
+    return any(number_of(name) is not None or len(name.split()) > 2 for name in columns)
 
 
 def _check_label(source: Source, label: str, multi: bool, evaluated: bool) -> list[str]:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 COLUMNS = ("item", "modality", "embedding", "fingerprint")
 MODEL_KEY = b"unitx.models"  # where the Parquet metadata say whose embeddings these are, modality by modality
 PORTION = 2_048  # items embedded at once: two of `embed`'s chunks, so that one is read while the other is computed
+OTHERS = (".csv", ".tsv", ".json", ".jsonl", ".npy", ".txt")  # files that are no index
 TEXT, MISSING = "", "missing"  # fingerprints of what is no file, and of a file that is not there
 Key = tuple[str, bool]  # the item as it is stored, and whether it is a file
 
@@ -92,7 +93,7 @@ class Index:
         self._unsaved = 0
         if self.path.is_dir():
             raise UnitxError(f"{path} is a folder: name a file for the embeddings, such as {self.path / 'all.parquet'}")
-        if self.path.suffix.lower() in (".csv", ".tsv", ".json", ".jsonl", ".npy", ".txt"):
+        if self.path.suffix.lower() in OTHERS:
             raise UnitxError(f"{path}: embeddings are kept as Parquet: name it {self.path.with_suffix('.parquet')}")
         if self.path.exists():
             self._load()

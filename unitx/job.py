@@ -423,7 +423,8 @@ def _processors(recipe: Recipe, feeds: list[Feed], base: Model | None, notes: li
             if lost := ", ".join(name for name, value in options if _differs(old[modality], name, value)):
                 notes.append(f"the model keeps its own {modality} tokenizer: {lost} of the recipe is not used")
     new = {modality: _new_processor(recipe, modality, feeds) for modality in sorted(read - set(old))}
-    notes += [note for processor in new.values() for note in processor.notes]
+    for modality, processor in new.items():
+        notes += processor.notes(max(len(feed.source) for feed in feeds if modality in modalities_of([feed])))
     if base is not None and base.backbone.config.rotary_base is None:
         new = {modality: processor.with_positions() for modality, processor in new.items()}
     return old | new

@@ -198,6 +198,7 @@ def labels_in(cell: Any, multi: bool = False) -> list[str]:
     """
     if cell is None:
         return []
+    cell = cell.tolist() if isinstance(cell, np.ndarray) else cell
     cells = cell if isinstance(cell, list) else str(cell).split(SEPARATOR) if multi else [cell]
     names = (str(part).strip() for part in cells if part is not None)
     return list(dict.fromkeys(name for name in names if name))

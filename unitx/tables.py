@@ -13,14 +13,16 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TextIO, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
+from unitx.cells import with_points
 from unitx.errors import UnitxError
 from unitx.media import MEDIA, suffix_modality
 
@@ -107,13 +109,15 @@ def collect(rows: Iterable[Mapping[str, Any]], names: Iterable[str] = ()) -> dic
     return {name: _join(chunks) for name, chunks in parts.items()}
 
 
-def _is_list(value: Any) -> bool:
-    """Whether it is an array of objects or texts, which pandas makes of a Parquet file's lists."""
-    return isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "OU"
+def _listed(value: Any) -> Any:
+    """A list for an array of objects or texts, which pandas makes of a Parquet file's lists; numbers may be a sound."""
+    if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "OU":
+        return [part.tolist() if isinstance(part, np.ndarray) else part for part in value.tolist()]
+    return value
 
 
 def _pack(values: list[Any]) -> pa.Array | list:
-    values = [value.tolist() if _is_list(value) else value for value in values]
+    values = [_listed(value) for value in values]
     if not all(_is_plain(value) for value in values):
         return values
     try:
@@ -170,13 +174,16 @@ def not_utf8(path: Path) -> UnitxError:
 
 
 def _read_csv(path: Path) -> dict[str, Column]:
-    """All cells as text, exactly as written: "01" stays "01"."""
+    """All cells as text, exactly as written, "01" stays "01"; but where semicolons part the cells a comma may stand in
+    numbers, and then they are written with a point."""
     limit = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = csv.reader(file, delimiter=_delimiter(path), strict=True)
+            sign = _delimiter(path)
+            lines = csv.reader(file, delimiter=sign, strict=True)
             names = _header(path, next(lines, []))
-            return collect(_csv_rows(path, lines, names), names)
+            cells = collect(_csv_rows(path, lines, names), names)
+            return {name: _with_points(column) for name, column in cells.items()} if sign == ";" else cells
     except UnicodeDecodeError as error:
         raise not_utf8(path) from error
     except csv.Error as error:
@@ -187,14 +194,29 @@ def _read_csv(path: Path) -> dict[str, Column]:
         csv.field_size_limit(limit)
 
 
+def _with_points(column: Column) -> Column:
+    found = with_points(column if isinstance(column, list) else column.to_pylist())
+    return column if found is None else _join([_pack(found)])
+
+
 def _delimiter(path: Path) -> str:
-    """A tab for .tsv; for .csv what its header has most of, commas, tabs or ";" (as spreadsheets write in much of
-    Europe, where a name may hold a comma)."""
+    """A tab for .tsv; for .csv a tab, ";" (as spreadsheets write in much of Europe) or a comma, whichever parts the
+    header and the first row into most cells, equally many."""
     if path.suffix.lower() == ".tsv":
         return "\t"
     with path.open(encoding="utf-8-sig", newline="") as file:
         header = file.readline()
-    return max(",;\t", key=header.count)
+        parted = {sign: _widths(file, sign) for sign in "\t;," if sign in header}
+    whole = [sign for sign, widths in parted.items() if len({*widths}) == 1 and widths[0] > 1]
+    return max(whole, key=lambda sign: parted[sign][0]) if whole else next((s for s in ",;\t" if s in header), ",")
+
+
+def _widths(file: TextIO, sign: str) -> list[int]:
+    """How many cells the header and the first row have, parted by a sign."""
+    file.seek(0)
+    with suppress(csv.Error):  # which is told when all is read
+        return [len(cells) for cells in islice(filter(None, csv.reader(file, delimiter=sign, strict=True)), 2)]
+    return [0]
 
 
 def _header(path: Path, cells: list[str]) -> list[str]:

@@ -38,9 +38,8 @@ class Processor:
         """
         return cls(**options)
 
-    @property
-    def notes(self) -> list[str]:
-        """What the log is to say of what it has learned."""
+    def notes(self, rows: int) -> list[str]:
+        """What the log is to say of what it has learned from so many rows."""
         return []
 
     def read(self, item: Any) -> Any:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +48,7 @@ from unitx.sharding import shard, sharding_of, whole_state
 from unitx.source import is_recorded
 
 DEFAULT_MINUTES = 10.0
+FULL = ("Errno 27", "Errno 28", "Errno 122", "os error 27", "os error 28", "os error 122")  # file, disk, quota
 SMALL = 5_000  # rows below which training from nothing is worth a word
 
 
@@ -150,7 +151,8 @@ class Trainer:
         recipe, reporter = self.recipe, self.reporter
         self._announce()
         if self.main:
-            save_recipe(self.folder / "recipe.yaml", recipe, self.job.resolved)
+            with self._writing():
+                save_recipe(self.folder / "recipe.yaml", recipe, self.job.resolved)
         if recipe.tracker:
             self.accelerator.init_trackers("unitx")
         next_evaluation = self._next_evaluation()
@@ -285,7 +287,8 @@ class Trainer:
             scores |= {f"{feed.info.name}/{metric}": value for metric, value in found.items()}
             if head.headline in found:
                 headlines[feed.info.name] = found[head.headline] * (-1 if head.lower_is_better else 1)
-                losses[feed.info.name] = -found.get("loss", 0.0)
+                loss = found.get("loss", 0.0)
+                losses[feed.info.name] = -loss if math.isfinite(loss) else -math.inf
         self.reporter.scores(self.progress, scores)
         self._write({"step": self.progress.step, "held_out": scores})
         if self._is_best(headlines, losses):
@@ -335,11 +338,10 @@ class Trainer:
         try:
             yield
         except (OSError, SafetensorError) as error:
-            go_on = f"; then go on with: unitx train --resume {self.folder}"
-            raise UnitxError(
-                f"{self.folder} cannot be written into ({error}): make room"
-                + (go_on if checkpoints(self.folder / "checkpoints") else "")
-            ) from error
+            remedy = "make room there, then " if any(sign in str(error) for sign in FULL) else ""
+            go_on = f"go on with: unitx train --resume {self.folder}"
+            again = go_on if checkpoints(self.folder / "checkpoints") else "train anew"
+            raise UnitxError(f"{self.folder} cannot be written into ({error}): {remedy}{again}") from error
 
     def _checkpoint_due(self) -> bool:
         every = self.recipe.checkpoint_every
@@ -363,19 +365,17 @@ class Trainer:
         """The lines of metrics.jsonl, but for a last one that a full disk or a power cut has left half written; none
         where a run was stopped before its first."""
         file = self.folder / "metrics.jsonl"
-        history = []
-        with suppress(ValueError):
-            for line in file.read_text("utf-8").splitlines() if file.exists() else []:
-                history.append(json.loads(line))
-        return history
+        whole, _, _ = file.read_bytes().rpartition(b"\n") if file.exists() else (b"", b"", b"")
+        return [json.loads(line) for line in whole.splitlines()]
 
     def _rewind(self) -> None:
         """Take back the lines of steps that come again: those after the checkpoint."""
-        if self.main and (history := self._history()):
-            kept = [json.dumps(line, ensure_ascii=False) for line in history if line["step"] <= self.progress.step]
+        if self.main:
+            kept = [line for line in self._history() if line["step"] <= self.progress.step]
             beside = self.folder / ".metrics.jsonl"
-            beside.write_text("".join(f"{line}\n" for line in kept), "utf-8")
-            beside.replace(self.folder / "metrics.jsonl")
+            with self._writing():
+                beside.write_text("".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in kept), "utf-8")
+                beside.replace(self.folder / "metrics.jsonl")
 
     def _announce(self) -> None:
         job, recipe, say = self.job, self.recipe, self.reporter.say
@@ -416,10 +416,11 @@ class Trainer:
                 self.tally.add(tally)
         history, model = self._history(), self._whole_model()
         if self.main:
-            if not (self.folder / "model").is_dir():
-                model.save_pretrained(self.folder / "model")
-            draw_curves(history, self.folder / "curves.png")
-            self._report_items()
+            with self._writing():
+                if not (self.folder / "model").is_dir():
+                    model.save_pretrained(self.folder / "model")
+                draw_curves(history, self.folder / "curves.png")
+                self._report_items()
         if self.recipe.tracker:
             self.accelerator.end_training()
         if self.stop:

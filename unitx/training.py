@@ -18,7 +18,7 @@ from unitx.finetuning import prepare_base
 from unitx.job import Job, build_job
 from unitx.model import Model
 from unitx.paths import check_writable
-from unitx.recipe import Recipe, in_memory, load_recipe, update
+from unitx.recipe import Recipe, check, in_memory, load_recipe, update
 from unitx.registry import import_plugin
 from unitx.trainer import Run, Trainer
 
@@ -61,6 +61,7 @@ def finetune(model: str | Path | Model, recipe: str | Path | Recipe, *, echo: bo
         recipe, echo, given: as for `train`.
     """
     chosen = update(load_recipe(recipe), **given)
+    check(chosen)
     asked = given.get("size")
     folder = _new_folder(chosen, str(recipe) if isinstance(recipe, str | Path) else "run")
     for plugin in chosen.plugins:
@@ -126,7 +127,8 @@ def _check_unchanged(job: Job, resolved: dict[str, Any], checkpoint: Path) -> No
     same = [(checkpoint / name).read_bytes() == value for name, value in model.own_files().items()]
     same += [resolved.get("rows") == job.resolved["rows"]]
     if not all(same) or model.get_config() != json.loads((checkpoint / "config.json").read_text("utf-8")):
-        raise UnitxError(f"the data or the recipe of {checkpoint.parent.parent} changed since it stopped: train anew")
+        folder = checkpoint.parent.parent
+        raise UnitxError(f"the data or the recipe of {folder} changed since it stopped, or unitx itself: train anew")
 
 
 def _resolved(file: Path) -> dict[str, Any]:
