@@ -69,7 +69,7 @@ def test_absent_columns():
         check_columns(source, {}, "categroy")
     with pytest.raises(UnitxError, match=r"no column 'zzz' \(--reads zzz:…\).*--reads COLUMN:image.*'\*:table'$"):
         check_columns(source, {"zzz": "image"})
-    for first in ("4.5", "I have seen better films"):
+    for first in ("4.5", "1.004,5", "I have seen better films"):
         with pytest.raises(UnitxError, match=r"no column 'zzz' \(--reads zzz:…\).*lacks its header line"):
             check_columns(table([{first: "a", "good": "b"}]), {"zzz": "image"})
 

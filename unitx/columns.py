@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from unitx.cells import number_of
+from unitx.cells import comma_advice, number_of
 from unitx.errors import UnitxError
 from unitx.hub import DatasetSource
 from unitx.media import MEDIA, suffix_modality
@@ -163,7 +163,7 @@ def _check_there(source: Source, column: str, modality: str, label: str | None) 
 
 def _are_data(columns: list[str]) -> bool:
     """Whether one of a header's names is a number or a sentence."""
-    return any(number_of(name) is not None or len(name.split()) > 2 for name in columns)
+    return any(number_of(name) is not None or comma_advice([name]) or len(name.split()) > 2 for name in columns)
 
 
 def _check_label(source: Source, label: str, multi: bool, evaluated: bool) -> list[str]:
