@@ -138,7 +138,8 @@ def test_a_full_disk_is_one_line_and_leaves_whole_checkpoints(
 
     monkeypatch.setattr(checkpoint, "_write_all", full)
     made = {"data": data, "steps": 6, "checkpoint_every": 2, "evaluations": 1}
-    with pytest.raises(UnitxError, match=r"No space left.*make room there, then go on with: unitx train --resume") as error:
+    says = r"No space left.*make room there, then go on with: unitx train --resume"
+    with pytest.raises(UnitxError, match=says) as error:
         tiny_run(Recipe(tasks=dict(TASKS)), tmp_path / "run", **made)
     assert "\n" not in str(error.value)
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-2"]
