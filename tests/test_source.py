@@ -92,3 +92,4 @@ def test_labels_are_sorted_and_counted():
 def test_an_empty_list_is_an_answer_where_several_labels_may_hold():
     assert [is_answered(cell) for cell in ("a", 0, None, "", " ", [])] == [True, True, False, False, False, False]
     assert [is_answered(cell, multi=True) for cell in (["a"], [], None, "")] == [True, True, False, False]
+    assert [is_answered(cell, multi=True) for cell in (np.array([1, 2]), np.array([]))] == [True, True]

@@ -24,8 +24,9 @@ def number_of(cell: Any) -> float | None:
 def with_points(cells: Sequence[Any]) -> list[Any] | None:
     """A column of numbers with decimal commas ("1.234,5") as others write them ("1234.5"); None where it is none: a
     filled cell is something else, or none has a comma."""
-    numbers = [cell.strip() for cell in cells if not is_missing(cell)]
-    if not all(map(DECIMAL_COMMA.fullmatch, numbers)) or not any("," in number for number in numbers):
+    if not all(is_missing(cell) or DECIMAL_COMMA.fullmatch(cell.strip()) for cell in cells):  # of texts the first tells
+        return None
+    if not any(cell and "," in cell for cell in cells):
         return None
     return [cell if is_missing(cell) else cell.strip().replace(".", "").replace(",", ".") for cell in cells]
 

@@ -217,4 +217,5 @@ def labels_of(source: Source, label: str, multi: bool = False) -> tuple[list[str
 
 def is_answered(cell: Any, multi: bool = False) -> bool:
     """Whether a cell of a label column holds an answer; with `multi` an empty list is one: no label holds."""
-    return bool(labels_in(cell, multi)) or (multi and cell == [])
+    empty = isinstance(cell, list | np.ndarray) and len(cell) == 0
+    return bool(labels_in(cell, multi)) or (multi and empty)

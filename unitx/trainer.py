@@ -394,9 +394,9 @@ class Trainer:
         if self.steps is None and recipe.minutes is None:
             say(f"no length was given: it trains for {DEFAULT_MINUTES:g} minutes (--steps, --epochs or --minutes)")
         given = [feed for feed in job.feeds if is_recorded(feed.source)]
-        # A row of a language model may be a book.
         if long := [feed.info.name for feed in given if feed.rows > len(feed.source)]:
             say(f"a step takes rows of {', '.join(long)} more than once: fewer --batch-tokens make it quicker")
+        # A row of a language model may be a book.
         small = [f for f in given if len(f.source) < SMALL and not job.model.head(f.info.name).generates]
         if small and job.resolved.get("recipe") and not self.progress.step:
             start = next(iter(shipped_models()), "runs/demo")  # the demo makes one where none comes along
